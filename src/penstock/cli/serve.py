@@ -1,0 +1,70 @@
+"""`penstock up`, `worker` and `migrate`: the processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli.output import document, say
+
+AppOption = Annotated[
+    str | None,
+    typer.Option("--app", "-A", metavar="MODULE:NAME", help="Where your jobs are declared."),
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The data folder. [PENSTOCK_DATA_DIR]")
+]
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the commands."""
+    cli.command()(up)
+    cli.command()(worker)
+    cli.command()(migrate)
+
+
+def up(
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on. [PENSTOCK_HOST]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port; a taken one is passed over. [PENSTOCK_PORT]")
+    ] = None,
+    data: DataOption = None,
+    app: AppOption = None,
+) -> None:
+    """Run everything in one process: API, workers, scheduler."""
+    from penstock import server
+    from penstock.settings import load_settings
+
+    settings = load_settings(host=host, port=port, data_dir=data)
+    server.run(lambda: server.up(settings, app_path=app, announce=say))
+
+
+def worker(app: AppOption = None, data: DataOption = None) -> None:
+    """Run workers and scheduler without the API."""
+    from penstock import server
+    from penstock.settings import load_settings
+
+    settings = load_settings(data_dir=data)
+    server.run(lambda: server.work(settings, app_path=app))
+
+
+def migrate(
+    data: DataOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Create the database's tables, or bring them up to date."""
+    from penstock import runtime
+    from penstock.settings import load_settings
+
+    before, after = runtime.migrate(load_settings(data_dir=data))
+    if as_json:
+        document({"from_revision": before, "to_revision": after})
+    elif before == after:
+        say(f"The tables are up to date (revision {after}).")
+    else:
+        say(f"The tables were brought from revision {before or 'none'} to {after}.")
+

@@ -1,0 +1,310 @@
+"""Endpoints: where events are pushed to, and every change to them.
+
+An endpoint is a row here and a lane of the engine: what concerns pace (rate, deliveries in
+flight, being disabled) is a property of the lane, so changing it touches no waiting delivery.
+Every change raises the account's `endpoints_version` in its own transaction; that is how
+accept, in whatever process, knows that its parsed copy is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from penstock.clock import SECOND
+from penstock.errors import NotFound
+from penstock.events import settled, sign
+from penstock.events.accept import DELIVERY
+from penstock.events.matching import Subscriber
+from penstock.events.views import iso
+from penstock.ids import new_id
+from penstock.secretbox import SecretBox
+from penstock.storage import Tx, sql
+from penstock.work import lanes
+
+TRIP_AFTER: Final = 10  # failures in a row that open the circuit
+CANCEL_CHUNK: Final = 500  # deliveries cancelled in one transaction
+
+# Versions are instants where they can be, not mere counts: a version that was seen in a
+# transaction whose commit then failed must not come back with another content.
+_RAISE = sql("""
+INSERT INTO accounts (id, endpoints_version, created_at) VALUES (:account, {now}, {now})
+ON CONFLICT (id) DO UPDATE
+SET endpoints_version = {max}(accounts.endpoints_version + 1, excluded.endpoints_version)
+""")
+
+_INSERT = sql("""
+INSERT INTO endpoints (id, account, kind, target, description, event_types, headers, timeout,
+                       schedule, on_permanent, secret, enabled, lane, version, created_at,
+                       updated_at)
+VALUES (:id, :account, :kind, :target, :description, :event_types, :headers, :timeout,
+        :schedule, :on_permanent, :secret, :enabled, :lane, {now}, {now}, {now})
+""")
+
+_COLUMNS = """
+e.id, e.kind, e.target, e.description, e.event_types, e.headers, e.timeout, e.schedule,
+e.on_permanent, e.previous_until, e.enabled, e.disabled_reason, e.created_at, e.updated_at,
+l.rate, l.max_in_flight
+FROM endpoints e LEFT JOIN lanes l ON l.id = e.lane
+"""
+_ONE = sql(f"SELECT {_COLUMNS} WHERE e.id = :id AND e.account = :account")
+_LIST = sql(f"""
+SELECT {_COLUMNS} WHERE e.account = :account AND e.id < :before ORDER BY e.id DESC LIMIT :limit
+""")
+
+_CHANGE = sql("""
+UPDATE endpoints SET
+  target = coalesce(CAST(:target AS TEXT), target),
+  description = coalesce(CAST(:description AS TEXT), description),
+  event_types = coalesce(CAST(:event_types AS TEXT), event_types),
+  headers = CASE WHEN :headers_given = 1 THEN CAST(:headers AS TEXT) ELSE headers END,
+  timeout = coalesce(CAST(:timeout AS DOUBLE PRECISION), timeout),
+  schedule = CASE WHEN :schedule_given = 1 THEN CAST(:schedule AS TEXT) ELSE schedule END,
+  on_permanent = coalesce(CAST(:on_permanent AS TEXT), on_permanent),
+  version = {max}(version + 1, {now}), updated_at = {now}
+WHERE id = :id AND account = :account RETURNING lane
+""")
+
+_ROTATE = sql("""
+UPDATE endpoints SET previous_secret = secret, previous_until = {now} + :overlap,
+  secret = :secret, version = {max}(version + 1, {now}), updated_at = {now}
+WHERE id = :id AND account = :account RETURNING previous_until
+""")
+
+_SWITCH = sql("""
+UPDATE endpoints SET enabled = :enabled, disabled_reason = :reason,
+  version = {max}(version + 1, {now}), updated_at = {now}
+WHERE id = :id AND account = :account RETURNING lane
+""")
+
+# Only what the refused push had read may be disabled: a target that was corrected meanwhile
+# did not answer 410.
+_GONE = sql("""
+UPDATE endpoints SET enabled = :enabled, disabled_reason = 'gone',
+  version = {max}(version + 1, {now}), updated_at = {now}
+WHERE id = :id AND version = :version RETURNING account, lane
+""")
+
+_DELETE = sql("DELETE FROM endpoints WHERE id = :id AND account = :account RETURNING lane")
+
+_CANCEL = sql("""
+UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = {now},
+  last_error = :reason
+WHERE id IN (SELECT id FROM deliveries WHERE lane = :lane AND due_at IS NOT NULL
+             AND lease_until IS NULL AND status = 'pending' ORDER BY due_at LIMIT :limit)
+  AND lease_until IS NULL AND status = 'pending'
+RETURNING event_id
+""")
+
+_LANE = sql("SELECT lane FROM endpoints WHERE id = :id AND account = :account")
+
+
+def create(
+    tx: Tx,
+    account: str,
+    *,
+    kind: str,
+    target: str,
+    description: str,
+    event_types: Sequence[str],
+    timeout: float,
+    schedule: Sequence[float] | None,
+    on_permanent: str,
+    rate_limit: float | None,
+    max_in_flight: int,
+    headers: str | None,
+    secret: str,
+) -> str:
+    """Store an endpoint and make its lane; answers its id. `headers`, `secret`: sealed."""
+    id_ = new_id("end")
+    lane = f"{DELIVERY}:{id_}"
+    tx.run(
+        _INSERT,
+        id=id_,
+        account=account,
+        kind=kind,
+        target=target,
+        description=description,
+        event_types=json.dumps(list(event_types)),
+        headers=headers,
+        timeout=timeout,
+        schedule=None if schedule is None else json.dumps(list(schedule)),
+        on_permanent=on_permanent,
+        secret=secret,
+        enabled=True,
+        lane=lane,
+    )
+    _raise_version(tx, account)
+    lanes.ensure(
+        tx,
+        lane,
+        kind=DELIVERY,
+        account=account,
+        max_in_flight=max_in_flight,
+        rate=rate_limit,
+        burst=burst(rate_limit),
+        trip_after=TRIP_AFTER,
+    )
+    return id_
+
+
+def burst(rate: float | None) -> float:
+    """A tenth of a second's worth: no second then sees more than 1.1 times the rate."""
+    return 1.0 if rate is None else max(1.0, rate / 10)
+
+
+def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -> None:
+    """Write the given fields; `headers` comes sealed. NotFound if it is not the account's."""
+    schedule = changes.get("schedule")
+    event_types = changes.get("event_types")
+    row = tx.one(
+        _CHANGE,
+        id=endpoint_id,
+        account=account,
+        target=changes.get("target"),
+        description=changes.get("description"),
+        event_types=None if event_types is None else json.dumps(event_types),
+        headers_given=int("headers" in changes),
+        headers=changes.get("headers"),
+        timeout=changes.get("timeout"),
+        schedule_given=int("schedule" in changes),
+        schedule=None if schedule is None else json.dumps(schedule),
+        on_permanent=changes.get("on_permanent"),
+    )
+    lane = _found(row)
+    _raise_version(tx, account)
+    pace: dict[str, Any] = {}
+    if "rate_limit" in changes:
+        rate = changes["rate_limit"]
+        pace = {"rate": rate, "burst": burst(rate)}
+    if "max_in_flight" in changes:
+        pace["max_in_flight"] = changes["max_in_flight"]
+    if pace:
+        lanes.configure(tx, lane, **pace)
+
+
+def rotate(tx: Tx, account: str, endpoint_id: str, secret: str, overlap: float) -> int:
+    """Put a new (sealed) secret in place; the old one signs too for `overlap` seconds.
+
+    Of earlier rotations nothing is kept: two secrets at most. Answers until when (µs).
+    """
+    row = tx.one(
+        _ROTATE, id=endpoint_id, account=account, secret=secret, overlap=int(overlap * SECOND)
+    )
+    until = _found(row)
+    _raise_version(tx, account)
+    return int(until)
+
+
+def switch(tx: Tx, account: str, endpoint_id: str, *, enabled: bool) -> None:
+    """Enable or disable: the lane is resumed or paused, its deliveries stay as they are."""
+    row = tx.one(
+        _SWITCH,
+        id=endpoint_id,
+        account=account,
+        enabled=enabled,
+        reason=None if enabled else "manual",
+    )
+    lane = _found(row)
+    _raise_version(tx, account)
+    lanes.configure(tx, lane, paused=not enabled)
+
+
+def disable_gone(tx: Tx, endpoint_id: str, version: int) -> None:
+    """The endpoint answered 410 at this version: disable it, unless it was changed since."""
+    row = tx.one(_GONE, id=endpoint_id, version=version, enabled=False)
+    if row is None:
+        return
+    account, lane = row
+    _raise_version(tx, account)
+    lanes.configure(tx, lane, paused=True)
+
+
+def delete(tx: Tx, account: str, endpoint_id: str) -> str:
+    """Delete the endpoint; answers its lane, whose waiting deliveries are to be cancelled.
+
+    The lane stays, open: a delivery that an accept of the same moment still put into it is
+    then claimed, found to have no endpoint, and cancelled.
+    """
+    lane = str(_found(tx.one(_DELETE, id=endpoint_id, account=account)))
+    _raise_version(tx, account)
+    lanes.configure(tx, lane, paused=False, rate=None, burst=1.0)
+    return lane
+
+
+def cancel_waiting(tx: Tx, lane: str) -> bool:
+    """Cancel a chunk of what waits in a deleted endpoint's lane; True = there may be more.
+
+    What is being pushed at this moment is left to its own end.
+    """
+    rows = tx.rows(_CANCEL, lane=lane, limit=CANCEL_CHUNK, reason=settled.ENDPOINT_DELETED)
+    if rows:
+        settled.drop(tx, [event_id for (event_id,) in rows])
+    return len(rows) == CANCEL_CHUNK
+
+
+def subscriber(tx: Tx, account: str, endpoint_id: str) -> Subscriber:
+    """The endpoint as accept sees it."""
+    return Subscriber(endpoint_id, _found(tx.one(_LANE, id=endpoint_id, account=account)))
+
+
+def get(tx: Tx, account: str, endpoint_id: str, box: SecretBox) -> dict[str, Any]:
+    """The endpoint as the API shows it."""
+    found = tx.dicts(_ONE, id=endpoint_id, account=account)
+    if not found:
+        raise NotFound("There is no such endpoint.")
+    return _view(found[0], tx.now(), box)
+
+
+def page(
+    tx: Tx, account: str, before: str | None, limit: int, box: SecretBox
+) -> list[dict[str, Any]]:
+    """Up to `limit` endpoints, newest first, below the id `before`."""
+    # '~' sorts after every character of an id.
+    rows = tx.dicts(_LIST, account=account, before=before or "~", limit=limit)
+    return [_view(row, tx.now(), box) for row in rows]
+
+
+def seal_headers(box: SecretBox, headers: Mapping[str, str] | None) -> str | None:
+    """Headers as they are stored: they often carry credentials."""
+    return box.seal(json.dumps(dict(headers))) if headers else None
+
+
+def new_secret(box: SecretBox) -> tuple[str, str]:
+    """A new signing secret: as it is shown once, and as it is stored."""
+    secret = sign.generate_secret()
+    return secret, box.seal(secret)
+
+
+def _view(row: Mapping[str, Any], now: int, box: SecretBox) -> dict[str, Any]:
+    headers, schedule, old_until = row["headers"], row["schedule"], row["previous_until"]
+    return {
+        "endpoint_id": row["id"],
+        "kind": row["kind"],
+        "target": row["target"],
+        "description": row["description"],
+        "event_types": json.loads(row["event_types"]),
+        # The names only: values are often credentials.
+        "header_names": sorted(json.loads(box.open(headers))) if headers else [],
+        "timeout": row["timeout"],
+        "rate_limit": row["rate"],
+        "max_in_flight": row["max_in_flight"],
+        "schedule": None if schedule is None else json.loads(schedule),
+        "on_permanent": row["on_permanent"],
+        "enabled": bool(row["enabled"]),
+        "disabled_reason": row["disabled_reason"],
+        "old_secret_until": iso(old_until) if old_until and old_until > now else None,
+        "created_at": iso(row["created_at"]),
+        "updated_at": iso(row["updated_at"]),
+    }
+
+
+def _raise_version(tx: Tx, account: str) -> None:
+    tx.run(_RAISE, account=account)
+
+
+def _found(row: tuple[Any, ...] | None) -> Any:
+    if row is None:
+        raise NotFound("There is no such endpoint.")
+    return row[0]

@@ -1,0 +1,188 @@
+"""`/v1/endpoints`: where events are pushed to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from penstock.api.context import Caller, requires
+from penstock.api.paging import Items, Paged
+from penstock.api.problems import Problem
+from penstock.clock import to_iso
+from penstock.events import endpoints
+from penstock.events.accept import Accepted, NewEvent, compact
+from penstock.events.deps import Deps
+from penstock.events.guard import GuardRefused
+from penstock.events.http import HeaderRefused, check_headers
+from penstock.events.models import EndpointIn, EndpointPatch, RotateIn
+from penstock.events.refusal import Refused
+from penstock.events.shapes import EndpointCreated, EndpointView, SecretRotated, TestSent
+from penstock.storage import Tx
+
+TEST_TYPE = "penstock.test"
+
+
+def problem_of(refused: Refused) -> Problem:
+    """The refusal as the API tells it."""
+    if refused.code == "validation_failed":
+        failure = {"message": refused.message}
+        if refused.pointer is not None:
+            failure["pointer"] = refused.pointer
+        where = f" (at {refused.pointer})" if refused.pointer else ""
+        return Problem(refused.code, f"{refused.message}{where}.", errors=[failure])
+    return Problem(refused.code, refused.message)
+
+
+def add(api: APIRouter, deps: Deps) -> None:
+    """Add the routes to a router."""
+    database, box = deps.database, deps.box
+
+    async def view(account: str, endpoint_id: str) -> dict[str, Any]:
+        return await database.read(lambda tx: endpoints.get(tx, account, endpoint_id, box))
+
+    @api.post("/v1/endpoints", status_code=201, summary="Add an endpoint", tags=["Endpoints"])
+    @requires("endpoints:write")
+    async def create_endpoint(new: EndpointIn, caller: Caller) -> EndpointCreated:
+        """The answer is the only place where the signing secret is ever shown."""
+        fields = new.model_dump()
+        if new.timeout is None:
+            fields["timeout"] = deps.policy.timeout
+        fields["target"] = await _checked_target(deps, new.target)
+        fields["headers"] = endpoints.seal_headers(box, _checked_headers(new.headers))
+        secret, fields["secret"] = endpoints.new_secret(box)
+
+        def create(tx: Tx) -> dict[str, Any]:
+            id_ = endpoints.create(tx, caller.account, **fields)
+            return endpoints.get(tx, caller.account, id_, box)
+
+        return EndpointCreated(**await database.unit(create), secret=secret)
+
+    @api.get("/v1/endpoints", summary="List endpoints", tags=["Endpoints"])
+    @requires("endpoints:read")
+    async def list_endpoints(page: Paged, caller: Caller) -> Items[EndpointView]:
+        """Newest first."""
+        after = page.after(str)
+        found = await database.read(
+            lambda tx: endpoints.page(
+                tx, caller.account, after[0] if after else None, page.limit + 1, box
+            )
+        )
+        shown, cursor = page.of(found, lambda item: (item["endpoint_id"],))
+        return Items(items=[EndpointView(**item) for item in shown], next_cursor=cursor)
+
+    @api.get("/v1/endpoints/{endpoint_id}", summary="Read an endpoint", tags=["Endpoints"])
+    @requires("endpoints:read")
+    async def read_endpoint(endpoint_id: str, caller: Caller) -> EndpointView:
+        """Without its secret and the values of its headers."""
+        return EndpointView(**await view(caller.account, endpoint_id))
+
+    @api.patch("/v1/endpoints/{endpoint_id}", summary="Change an endpoint", tags=["Endpoints"])
+    @requires("endpoints:write")
+    async def change_endpoint(
+        endpoint_id: str, patch: EndpointPatch, caller: Caller
+    ) -> EndpointView:
+        """Only the given fields; pending deliveries go by the new values.
+
+        `null` removes `headers` and `rate_limit`; `timeout` and `schedule` become the server's.
+        """
+        changes = patch.changes()
+        if "target" in changes:
+            changes["target"] = await _checked_target(deps, changes["target"])
+        if "timeout" in changes and changes["timeout"] is None:
+            changes["timeout"] = deps.policy.timeout
+        if "headers" in changes:
+            changes["headers"] = endpoints.seal_headers(box, _checked_headers(changes["headers"]))
+        await database.unit(lambda tx: endpoints.change(tx, caller.account, endpoint_id, changes))
+        return EndpointView(**await view(caller.account, endpoint_id))
+
+    @api.delete(
+        "/v1/endpoints/{endpoint_id}",
+        status_code=204,
+        summary="Delete an endpoint",
+        tags=["Endpoints"],
+    )
+    @requires("endpoints:write")
+    async def delete_endpoint(endpoint_id: str, caller: Caller) -> Response:
+        """Its pending deliveries are cancelled; one that is being sent may still arrive."""
+        lane = await database.unit(lambda tx: endpoints.delete(tx, caller.account, endpoint_id))
+        # In chunks, so that a long backlog does not hold up everybody's writes. If the process
+        # dies in between, the engine finds the rest without an endpoint and cancels it.
+        while await database.unit(lambda tx: endpoints.cancel_waiting(tx, lane)):
+            pass
+        return Response(status_code=204)
+
+    @api.post(
+        "/v1/endpoints/{endpoint_id}/secret/rotate", summary="Rotate a secret", tags=["Endpoints"]
+    )
+    @requires("endpoints:write")
+    async def rotate_secret(
+        endpoint_id: str, caller: Caller, options: RotateIn | None = None
+    ) -> SecretRotated:
+        """Both secrets sign for `overlap_seconds`; the answer alone shows the new one."""
+        overlap = (options or RotateIn()).overlap_seconds
+        secret, sealed = endpoints.new_secret(box)
+        until = await database.unit(
+            lambda tx: endpoints.rotate(tx, caller.account, endpoint_id, sealed, overlap)
+        )
+        return SecretRotated(endpoint_id=endpoint_id, secret=secret, old_secret_until=to_iso(until))
+
+    @api.post(
+        "/v1/endpoints/{endpoint_id}/test",
+        status_code=202,
+        summary="Send a test event",
+        tags=["Endpoints"],
+    )
+    @requires("endpoints:write")
+    async def test_endpoint(endpoint_id: str, caller: Caller) -> TestSent:
+        """A real, signed event of type `penstock.test`, to this endpoint alone."""
+        payload = compact({"endpoint_id": endpoint_id, "message": "This is a test."})
+
+        def send(tx: Tx) -> Accepted:
+            to = endpoints.subscriber(tx, caller.account, endpoint_id)
+            return deps.acceptor.accept_for(tx, caller.account, NewEvent(TEST_TYPE, payload), to)
+
+        accepted = await database.unit(send)
+        (delivery,) = json.loads(accepted.answer)["deliveries"]
+        return TestSent(event_id=accepted.event_id, delivery_id=delivery["delivery_id"])
+
+    @api.post(
+        "/v1/endpoints/{endpoint_id}/enable", summary="Enable an endpoint", tags=["Endpoints"]
+    )
+    @requires("endpoints:write")
+    async def enable_endpoint(endpoint_id: str, caller: Caller) -> EndpointView:
+        """What waited for it is sent now."""
+        await database.unit(
+            lambda tx: endpoints.switch(tx, caller.account, endpoint_id, enabled=True)
+        )
+        return EndpointView(**await view(caller.account, endpoint_id))
+
+    @api.post(
+        "/v1/endpoints/{endpoint_id}/disable", summary="Disable an endpoint", tags=["Endpoints"]
+    )
+    @requires("endpoints:write")
+    async def disable_endpoint(endpoint_id: str, caller: Caller) -> EndpointView:
+        """Events keep being accepted for it; its deliveries wait until it is enabled."""
+        await database.unit(
+            lambda tx: endpoints.switch(tx, caller.account, endpoint_id, enabled=False)
+        )
+        return EndpointView(**await view(caller.account, endpoint_id))
+
+
+async def _checked_target(deps: Deps, url: str) -> str:
+    """The URL in its canonical form, if a push may go there."""
+    try:
+        target = deps.guard.check_url(url)
+        await deps.guard.resolve_and_check(target)
+    except GuardRefused as exc:
+        raise problem_of(Refused("target_refused", str(exc), "/target")) from None
+    return target.url
+
+
+def _checked_headers(headers: dict[str, str] | None) -> dict[str, str] | None:
+    try:
+        return None if headers is None else check_headers(headers)
+    except HeaderRefused as exc:
+        raise problem_of(Refused("validation_failed", str(exc), "/headers")) from None

@@ -1,0 +1,78 @@
+"""The events service of one process, put together from settings' values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+from fastapi import APIRouter
+
+from penstock.clock import Clock
+from penstock.events.accept import Acceptor
+from penstock.events.deps import Deps
+from penstock.events.fanout import fanout_kind
+from penstock.events.guard import Guard
+from penstock.events.guard_ranges import Network
+from penstock.events.http import Failure, Response, outbound_session, post
+from penstock.events.policy import Policy
+from penstock.events.push import delivery_kind
+from penstock.events.routes import routes
+from penstock.events.settled import Waiters
+from penstock.secretbox import SecretBox
+from penstock.storage import Database
+from penstock.work.kinds import AnyKind
+
+CONNECT_TIMEOUT = 5.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What the service brings; `waiters.on_notes` is to be subscribed to the database."""
+
+    kinds: tuple[AnyKind, ...]
+    routers: tuple[APIRouter, ...]
+    acceptor: Acceptor  # its `emit` is the port by which other services tell
+    waiters: Waiters
+    session: aiohttp.ClientSession
+
+    async def close(self) -> None:
+        """Close the pool that pushes go through."""
+        await self.session.close()
+
+
+def build(
+    *,
+    database: Database,
+    clock: Clock,
+    box: SecretBox,
+    allow: Sequence[Network],
+    slots: int,
+    schedule: Sequence[float],
+    timeout: float,
+    expiry: float,
+    max_body: int,
+    max_batch_body: int,
+) -> Events:
+    """The service on `database`; call it inside a running event loop, and close it."""
+    policy = Policy(tuple(schedule), timeout, expiry, max_body, max_batch_body)
+    guard = Guard(allow)
+    session = outbound_session(guard, limit=slots)
+
+    async def send(
+        url: str, body: bytes, headers: Mapping[str, str], total: float
+    ) -> Response | Failure:
+        connect = min(CONNECT_TIMEOUT, total)
+        return await post(session, url, body, headers, connect_timeout=connect, total_timeout=total)
+
+    deps = Deps(database, clock, box, guard, Acceptor(expiry), policy)
+    return Events(
+        kinds=(
+            delivery_kind(clock=clock, box=box, send=send, policy=policy, slots=slots),
+            fanout_kind(expiry),
+        ),
+        routers=(routes(deps),),
+        acceptor=deps.acceptor,
+        waiters=deps.waiters,
+        session=session,
+    )

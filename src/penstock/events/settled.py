@@ -1,0 +1,145 @@
+"""What a delivery's end means for its event, and telling those who wait for it.
+
+An event counts its open deliveries. The settlement that brings the count to 0 makes the event
+final, in the same transaction: ``delivered``, or ``failed`` if any delivery died. One whose
+deliveries were all cancelled stays ``pending``: nobody has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from penstock.storage import Tx, sql
+from penstock.telemetry import EVENT_STATUS_UPDATED, log
+from penstock.work.kinds import Claim
+
+# The reason of a delivery whose endpoint was deleted: it ends as cancelled, not as dead.
+ENDPOINT_DELETED: Final = "endpoint_deleted: the endpoint was deleted"
+
+_FINISH = sql("UPDATE deliveries SET finished_at = {now} WHERE id = :id RETURNING event_id")
+_CANCEL = sql("""
+UPDATE deliveries SET finished_at = {now}, status = 'cancelled' WHERE id = :id RETURNING event_id
+""")
+
+_LOCK = sql("SELECT id FROM events WHERE id {in:ids} ORDER BY id {lock}")
+
+# An attempt is counted by the settlement that logs it: if this one did, its number is there.
+_END = sql("""
+UPDATE events SET
+  open_deliveries = open_deliveries - 1,
+  dead_deliveries = dead_deliveries + :dead,
+  delivery_attempts = delivery_attempts
+    + (SELECT count(*) FROM attempts WHERE delivery_id = :delivery AND number = :number),
+  status = CASE WHEN open_deliveries > 1 THEN status
+                WHEN dead_deliveries + :dead > 0 THEN 'failed' ELSE 'delivered' END,
+  delivered_at = CASE WHEN open_deliveries > 1 OR dead_deliveries + :dead > 0 THEN delivered_at
+                      ELSE {now} END
+WHERE id = :event RETURNING status
+""")
+
+# An open delivery that ended without being delivered or dead.
+_TAKEN = (
+    "EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id AND d.status = 'delivered')"
+)
+_DROP = sql(f"""
+UPDATE events SET
+  open_deliveries = open_deliveries - 1,
+  status = CASE WHEN open_deliveries > 1 THEN status WHEN dead_deliveries > 0 THEN 'failed'
+                WHEN {_TAKEN} THEN 'delivered' ELSE status END,
+  delivered_at = CASE WHEN open_deliveries > 1 OR dead_deliveries > 0 THEN delivered_at
+                      WHEN {_TAKEN} THEN {{now}} ELSE delivered_at END
+WHERE id {{in:ids}} RETURNING id, status
+""")  # noqa: S608 - no input in it
+
+
+@dataclass(frozen=True, slots=True)
+class EventSettled:
+    """A note: a delivery of this event was tried or ended; `status` is the event's now."""
+
+    event_id: str
+    status: str
+
+
+def delivery_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
+    """A delivery reached ``delivered`` or ``dead`` (the kind's `on_end`)."""
+    if reason == ENDPOINT_DELETED:
+        row = tx.one(_CANCEL, id=claim.id)
+        if row is not None:
+            drop(tx, [row[0]])
+        return
+    row = tx.one(_FINISH, id=claim.id)
+    if row is not None:
+        _end(tx, row[0], dead=status == "dead", delivery=claim.id, number=claim.attempts + 1)
+
+
+def fanout_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
+    """An event was spread over all its endpoints, or that was given up."""
+    if status == "dead":
+        _end(tx, claim.id, dead=True, delivery="", number=0)
+    else:
+        drop(tx, [claim.id])
+
+
+def drop(tx: Tx, event_ids: Sequence[str]) -> None:
+    """One open delivery of each of these events will not be made, and that is no failure."""
+    # Locked by a statement before the update, which then sees what others committed meanwhile:
+    # whether another delivery of the event was delivered decides its status.
+    tx.rows(_LOCK, ids=sorted(event_ids))
+    for event_id, status in tx.rows(_DROP, ids=sorted(event_ids)):
+        tx.notify(EventSettled(event_id, status))
+
+
+def _end(tx: Tx, event_id: str, *, dead: bool, delivery: str, number: int) -> None:
+    row = tx.one(_END, event=event_id, dead=int(dead), delivery=delivery, number=number)
+    if row is not None:
+        tx.notify(EventSettled(event_id, row[0]))
+
+
+class Waiters:
+    """Requests that wait for an event's deliveries (``Prefer: wait``)."""
+
+    def __init__(self, poll: float = 0.5) -> None:
+        # Deliveries made by other processes are not told here, so there is also a poll.
+        self._poll = poll
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._closed = False
+
+    def on_notes(self, notes: Sequence[object]) -> None:
+        """Called on the event loop with the notes of a commit."""
+        for note in notes:
+            if type(note) is EventSettled:
+                if note.status != "pending":
+                    log(EVENT_STATUS_UPDATED, event_id=note.event_id, status=note.status)
+                for waiting in self._waiting.get(note.event_id, ()):
+                    waiting.set()
+
+    async def wait(
+        self, event_id: str, seconds: float, settled: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Until `settled` says so, `seconds` have passed or the process is to stop."""
+        told = asyncio.Event()
+        self._waiting.setdefault(event_id, set()).add(told)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while not self._closed and not await settled():
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(self._poll):
+                                await told.wait()
+                        told.clear()
+        finally:
+            waiting = self._waiting[event_id]
+            waiting.discard(told)
+            if not waiting:
+                del self._waiting[event_id]
+
+    def close(self) -> None:
+        """Let go of everyone who waits: the process is to stop."""
+        self._closed = True
+        for waiting in self._waiting.values():
+            for told in waiting:
+                told.set()

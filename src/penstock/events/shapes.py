@@ -1,0 +1,163 @@
+"""What the events API answers, for its documentation and for its readers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+DeliveryStatus = Literal["pending", "delivered", "dead", "cancelled"]
+EventStatus = Literal["pending", "delivered", "failed"]
+
+
+class DeliveryBrief(BaseModel):
+    """One endpoint's share of an event, in short."""
+
+    delivery_id: str
+    endpoint_id: str
+    status: DeliveryStatus
+    attempts: int
+    next_attempt_at: str | None
+
+
+class EventAccepted(BaseModel):
+    """An event as the answer to its acceptance shows it."""
+
+    event_id: str
+    event_type: str
+    status: EventStatus
+    created_at: str
+    delivered_at: str | None
+    delivery_attempts: Annotated[int, Field(description="Attempts of all its deliveries.")]
+    message: str
+    deliveries: list[DeliveryBrief]
+
+
+class BatchResult(BaseModel):
+    """What became of one item: `event` if it was accepted, `problem` if not."""
+
+    index: int
+    status_code: int
+    replayed: bool = False
+    event: EventAccepted | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BatchSummary(BaseModel):
+    """The results counted."""
+
+    total: int
+    accepted: int
+    replayed: Annotated[int, Field(description="Answered from an earlier use of their key.")]
+    refused: int
+
+
+class BatchOutcome(BaseModel):
+    """What became of each item, in the order in which they were sent."""
+
+    results: list[BatchResult]
+    summary: BatchSummary
+
+
+class EventItem(BaseModel):
+    """An event in a list."""
+
+    event_id: str
+    event_type: str
+    status: EventStatus
+    created_at: str
+    deliver_at: str | None
+    delivered_at: str | None
+    delivery_attempts: int
+    message: str
+    open_deliveries: int
+    dead_deliveries: int
+
+
+class Why(BaseModel):
+    """Why a delivery has not run yet."""
+
+    code: str
+    message: str
+
+
+class AttemptView(BaseModel):
+    """One try: `response` is the beginning of what the endpoint answered.
+
+    `response_base64` has the bytes where they are not UTF-8; `duration` is in seconds.
+    """
+
+    number: int
+    started_at: str
+    duration: float
+    status_code: int | None
+    error_kind: str | None
+    error: str | None
+    address: str | None
+    response: str | None
+    response_base64: str | None
+
+
+class DeliveryView(DeliveryBrief):
+    """One endpoint's share of an event, with its latest attempts."""
+
+    created_at: str
+    expires_at: str
+    finished_at: str | None
+    last_error: str | None
+    why: Why | None
+    attempt_log: list[AttemptView]
+
+
+class EventDetail(EventAccepted):
+    """An event with its contents and what became of it; of many deliveries the first 100."""
+
+    deliver_at: str | None
+    payload: dict[str, Any]
+    metadata: dict[str, Any] | None
+    open_deliveries: int
+    dead_deliveries: int
+    deliveries_total: int
+    deliveries: list[DeliveryView]  # type: ignore[assignment]
+
+
+class EndpointView(BaseModel):
+    """An endpoint. Times are seconds unless they end in `_at` or `_until`."""
+
+    endpoint_id: str
+    kind: str
+    target: str
+    description: str
+    event_types: list[str]
+    header_names: list[str]
+    timeout: float
+    rate_limit: float | None
+    max_in_flight: int
+    schedule: Annotated[list[float] | None, Field(description="null = the server's default.")]
+    on_permanent: str
+    enabled: bool
+    disabled_reason: str | None
+    old_secret_until: str | None
+    created_at: str
+    updated_at: str
+
+
+class EndpointCreated(EndpointView):
+    """An endpoint with its signing secret, which is shown this once."""
+
+    secret: str
+
+
+class SecretRotated(BaseModel):
+    """The new signing secret, shown this once; the old one signs too until then."""
+
+    endpoint_id: str
+    secret: str
+    old_secret_until: str
+
+
+class TestSent(BaseModel):
+    """The event that was accepted as a test."""
+
+    event_id: str
+    delivery_id: str

@@ -1,0 +1,447 @@
+"""The composition root: from settings to a running process.
+
+`Runtime` opens the database, wires the services to the engine and runs them; nothing else in
+Penstock constructs what it can be given. A service is what `Service` says: kinds of work, routes,
+periodic tasks. Notes of a commit go to whoever subscribed: the waker, the waiters of the API, the
+log of circuits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from penstock._version import __version__
+from penstock.clock import Clock, SystemClock
+from penstock.errors import SettingsError, StorageError
+from penstock.secretbox import SecretBox
+from penstock.settings import Network, Settings, load_secret_keys
+from penstock.storage import Database
+from penstock.storage.lock import lock_of
+from penstock.storage.sqlite import SqliteDatabase
+from penstock.telemetry import (
+    CIRCUIT_CLOSED,
+    CIRCUIT_HALF_OPENED,
+    CIRCUIT_OPENED,
+    MIGRATION_APPLIED,
+    PRIVATE_TARGETS_ALLOWED,
+    log,
+)
+from penstock.work import circuit
+from penstock.work.isolate import child_process
+from penstock.work.kinds import AnyKind
+from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
+from penstock.work.waker import Waker
+from penstock.work.wakeups import Wakeups
+from penstock.work.wakeups.local import LocalWakeups
+from penstock.work.worker import Summary, Worker
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter, FastAPI
+
+    from penstock.api.auth import TokenVerifier
+    from penstock.app import Penstock
+    from penstock.work.line import Isolate
+
+GAUGES_EVERY = 15.0  # seconds
+CRON_EVERY = 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a service brings to a process."""
+
+    kinds: tuple[AnyKind, ...] = ()
+    routers: tuple[APIRouter, ...] = ()
+    periodic: tuple[Periodic, ...] = ()
+    on_notes: Callable[[Sequence[object]], None] | None = None
+    stopping: Callable[[], None] | None = None  # end what waits: long polls
+
+
+def migrate(settings: Settings) -> tuple[str | None, str]:
+    """Bring the tables up to date; answers the revisions before and after.
+
+    An SQLite file is copied first, to ``penstock.db.<revision>.<time>.bak`` beside it. Blocks.
+    """
+    from penstock.storage import migrate as schema
+
+    head = schema.head()
+    if settings.database_url is not None:
+        url = settings.database_url.get_secret_value()
+        return _upgrade(url, schema.current(url), head, None)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = settings.sqlite_path
+    lock = lock_of(path)
+    lock.acquire()
+    try:
+        before = schema.current(path)
+        backup = _backup(path, before) if before is not None and before != head else None
+        return _upgrade(path, before, head, backup)
+    finally:
+        lock.release()
+
+
+def _upgrade(
+    target: str | Path, before: str | None, head: str, backup: str | None
+) -> tuple[str | None, str]:
+    from penstock.storage import migrate as schema
+
+    if before != head:
+        schema.upgrade(target)
+        log(MIGRATION_APPLIED, from_revision=before, to_revision=head, backup=backup)
+    return before, head
+
+
+def check_migrated(settings: Settings) -> None:
+    """SettingsError unless the PostgreSQL database has the tables of this version. Blocks."""
+    from penstock.storage import migrate as schema
+
+    assert settings.database_url is not None
+    found, head = schema.current(settings.database_url.get_secret_value()), schema.head()
+    if found != head:
+        raise SettingsError(
+            f"the database is at schema {found or 'none'}, this version needs {head}:"
+            " run `penstock migrate` first"
+        )
+
+
+def _backup(path: Path, revision: str) -> str:
+    from penstock.storage.sqlite import backup
+
+    target = path.with_name(f"{path.name}.{revision}.{datetime.now(UTC):%Y%m%dT%H%M%S}.bak")
+    backup(path, target)
+    shutil.copymode(path, target)
+    return str(target)
+
+
+def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
+    """The database that the settings name, not yet open."""
+    if settings.database_url is None:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return SqliteDatabase(settings.sqlite_path, clock, owner=owner)
+    try:
+        from penstock.storage.postgres import PostgresDatabase
+    except ImportError:
+        raise SettingsError(
+            "PENSTOCK_DATABASE_URL needs psycopg: pip install 'penstock[postgres]'"
+        ) from None
+    return PostgresDatabase(
+        settings.database_url.get_secret_value(),
+        clock,
+        threads=settings.database_threads,
+        prepare=settings.database_prepare,
+    )
+
+
+def make_wakeups(settings: Settings, database: Database) -> Wakeups:
+    """The wake-ups that fit the database, unless a setting says otherwise."""
+    if isinstance(database, SqliteDatabase):
+        return LocalWakeups(watch=_others_committed(database))
+    if settings.wakeups == "local":
+        return LocalWakeups()
+    from penstock.work.wakeups.postgres import PostgresWakeups
+
+    assert settings.database_url is not None
+    return PostgresWakeups(settings.database_url.get_secret_value())
+
+
+def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]:
+    seen: list[int] = []
+
+    async def changed() -> bool:
+        try:
+            version = await database.data_version()
+        except StorageError:
+            return False
+        new = bool(seen) and seen[0] != version
+        seen[:] = [version]
+        return new
+
+    return changed
+
+
+def private_targets(settings: Settings) -> tuple[Network, ...]:
+    """The private networks that may be pushed to; a server on loopback may push to loopback."""
+    if settings.allow_private_targets is not None:
+        return settings.allow_private_targets
+    if _is_loopback(settings.host):
+        networks: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+        log(
+            PRIVATE_TARGETS_ALLOWED,
+            networks=[str(network) for network in networks],
+            reason="the server listens on loopback and PENSTOCK_ALLOW_PRIVATE_TARGETS is not set",
+        )
+        return networks
+    return ()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One process of Penstock, opened by `open_runtime`."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    wakeups: Wakeups
+    waker: Waker
+    services: tuple[Service, ...]
+    worker: Worker
+    scheduler: Scheduler
+    _tasks: list[asyncio.Task[object]] = field(default_factory=list)
+
+    def start(self) -> asyncio.Task[Summary]:
+        """Start worker and scheduler; the task ends after `worker.stop()`."""
+        self._tasks.append(asyncio.create_task(self.scheduler.run(), name="scheduler"))
+        return asyncio.create_task(self.worker.run(), name="worker")
+
+    def stop(self) -> None:
+        """Stop taking work and end what waits."""
+        for service in self.services:
+            if service.stopping is not None:
+                service.stopping()
+        self.worker.stop()
+
+    async def ready(self) -> dict[str, str | None]:
+        """What readiness depends on beside the database, each with what is wrong, or None."""
+        healthy = getattr(self.wakeups, "healthy", True)
+        return {"wakeups": None if healthy else "notifications cannot be received"}
+
+    def http(self, admin_token: str | None = None) -> FastAPI:
+        """The API over these services. `admin_token` may do everything as `default`."""
+        from penstock.api.app import create_app
+        from penstock.api.auth import Authenticator
+
+        return create_app(
+            routers=[router for service in self.services for router in service.routers],
+            authenticator=Authenticator(
+                self.database, clock=self.clock, admin_token=admin_token, oidc=_oidc(self.settings)
+            ),
+            database=self.database,
+            version=__version__,
+            services=("jobs", *self.settings.services),
+            readiness=self.ready,
+            clock=self.clock,
+        )
+
+    async def close_tasks(self) -> None:
+        """End the scheduler."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    *,
+    app: Penstock | None = None,
+    app_path: str | None = None,
+    clock: Clock | None = None,
+    isolate: bool = True,
+) -> AsyncIterator[Runtime]:
+    """Open everything a working process needs; closes it in reverse order.
+
+    The tables must be there (`migrate`). On SQLite this process becomes the database's owner, and
+    whatever an earlier owner held when it died is returned.
+    """
+    clock = clock or SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        database = make_database(settings, clock, owner=True)
+        await database.open()
+        stack.push_async_callback(database.close)
+        wakeups = make_wakeups(settings, database)
+        await wakeups.open()
+        stack.push_async_callback(wakeups.close)
+        waker = Waker(database, wakeups)
+        stack.push_async_callback(waker.close)
+        services = await _services(settings, clock, database, stack, app)
+        kinds = [kind for service in services for kind in service.kinds]
+        if database.dialect == "sqlite":
+            await release_all(database, kinds)
+        worker = Worker(
+            database,
+            wakeups,
+            waker,
+            kinds,
+            clock=clock,
+            grace=settings.grace,
+            isolate=_isolation(settings, app_path) if isolate else None,
+        )
+        periodic = [
+            sweeper(database, waker, kinds, every=settings.sweep_interval, held=worker.held),
+            gauges(database, kinds, every=GAUGES_EVERY),
+            *(task for service in services for task in service.periodic),
+        ]
+        for callback in [waker.on_notes, _log_circuits, *_listeners(services)]:
+            database.subscribe(callback)
+        runtime = Runtime(
+            settings,
+            clock,
+            database,
+            wakeups,
+            waker,
+            tuple(services),
+            worker,
+            Scheduler(database, clock, periodic),
+        )
+        stack.push_async_callback(runtime.close_tasks)
+        yield runtime
+
+
+async def _services(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    stack: contextlib.AsyncExitStack,
+    app: Penstock | None,
+) -> list[Service]:
+    services = [await _jobs(settings, database, stack, app)]
+    if "events" in settings.services:
+        services.append(_events(settings, clock, database, stack))
+    return services
+
+
+async def _jobs(
+    settings: Settings,
+    database: Database,
+    stack: contextlib.AsyncExitStack,
+    app: Penstock | None,
+) -> Service:
+    from penstock.app import Penstock
+    from penstock.jobs import JobRunner, job_kind
+
+    app = app or Penstock()
+    runner = JobRunner(app.jobs, slots=settings.job_slots)
+    stack.push_async_callback(runner.close)
+    app.bind(database)
+    stack.callback(app.unbind)
+
+    await database.unit(app.set_caps)
+
+    async def tick() -> None:
+        await database.unit(app.cron_tick)
+
+    periodic = (Periodic("cron", CRON_EVERY, tick),) if app.crons else ()
+    return Service(kinds=(job_kind(runner),), periodic=periodic)
+
+
+def _events(
+    settings: Settings, clock: Clock, database: Database, stack: contextlib.AsyncExitStack
+) -> Service:
+    from penstock.events import service
+
+    made = service.build(
+        database=database,
+        clock=clock,
+        box=SecretBox(load_secret_keys(settings)),
+        allow=private_targets(settings),
+        slots=settings.delivery_slots,
+        schedule=settings.delivery_schedule,
+        timeout=settings.delivery_timeout,
+        expiry=settings.delivery_expiry,
+        max_body=int(settings.max_body),
+        max_batch_body=int(settings.max_batch_body),
+    )
+    stack.push_async_callback(made.close)
+    return Service(
+        kinds=made.kinds,
+        routers=made.routers,
+        on_notes=made.waiters.on_notes,
+        stopping=made.waiters.close,
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_services(
+    settings: Settings, *, app: Penstock | None = None
+) -> AsyncIterator[tuple[Database, list[Service], Clock]]:
+    """The services beside an owner that runs: for a child that handles one row."""
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        database = make_database(settings, clock, owner=False)
+        await database.open()
+        stack.push_async_callback(database.close)
+        yield database, await _services(settings, clock, database, stack, app), clock
+
+
+def load_app(path: str | None) -> Penstock | None:
+    """The Penstock object that ``module:name`` names; SettingsError says what is wrong with it."""
+    if path is None:
+        return None
+    from penstock.app import Penstock
+
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise SettingsError(f"--app is {path!r}; expected MODULE:NAME such as shop.jobs:app")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and module_name.startswith(exc.name):
+            raise SettingsError(f"--app: there is no module {module_name!r} here") from None
+        raise
+    found = getattr(module, name, None)
+    if not isinstance(found, Penstock):
+        raise SettingsError(f"--app: {path} is not a Penstock object")
+    return found
+
+
+def _listeners(services: Sequence[Service]) -> list[Callable[[Sequence[object]], None]]:
+    return [service.on_notes for service in services if service.on_notes is not None]
+
+
+def _oidc(settings: Settings) -> TokenVerifier | None:
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    from penstock.api.oidc import OidcVerifier
+
+    return OidcVerifier(
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        jwks_url=settings.oidc_jwks_url,
+        account_claim=settings.oidc_account_claim,
+    )
+
+
+def _isolation(settings: Settings, app_path: str | None) -> Isolate:
+    # The child reads .env and penstock.toml as this process did; what came from the command line
+    # is handed over.
+    environment = dict(os.environ)
+    if settings.database_url is None:
+        environment["PENSTOCK_DATA_DIR"] = str(settings.data_dir.absolute())
+    arguments = ["run-claimed-row"]
+    if app_path is not None:
+        arguments += ["--app", app_path]
+    return child_process(arguments, environment)
+
+
+def _log_circuits(notes: Sequence[object]) -> None:
+    for note in notes:
+        if not isinstance(note, circuit.Changed):
+            continue
+        if note.state == "open":
+            seconds = None if note.open_for is None else round(note.open_for, 1)
+            log(CIRCUIT_OPENED, lane=note.lane, reason=note.reason, seconds=seconds)
+        elif note.state == "half_open":
+            log(CIRCUIT_HALF_OPENED, lane=note.lane)
+        else:
+            log(CIRCUIT_CLOSED, lane=note.lane, reason=note.reason)

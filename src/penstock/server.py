@@ -1,0 +1,227 @@
+"""A process of Penstock from its start to its end: signals, the listening socket, run.json."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+from penstock import __version__, runfile
+from penstock.errors import SettingsError
+from penstock.runfile import RunFile
+from penstock.runtime import (
+    Runtime,
+    check_migrated,
+    load_app,
+    migrate,
+    open_runtime,
+)
+from penstock.settings import Settings
+from penstock.telemetry import (
+    SERVER_STARTED,
+    SERVER_STOPPED,
+    WORKER_STARTUP,
+    configure_logging,
+    log,
+)
+from penstock.work.kinds import Claim
+
+if TYPE_CHECKING:
+    import uvicorn
+
+PORTS_TRIED = 20
+# What runs beside the server, once it listens (the demo); ended when the server stops.
+Companion = Callable[[Runtime, RunFile], Awaitable[None]]
+
+
+def run(main: Callable[[], Coroutine[Any, Any, int]]) -> None:
+    """Run `main` on a fast event loop and exit with its code."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:  # Windows has none
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        code = runner.run(main())
+    sys.exit(code)
+
+
+async def up(
+    settings: Settings,
+    *,
+    app_path: str | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+    companion: Companion | None = None,
+) -> int:
+    """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT."""
+    configure_logging(settings.log_level, settings.log_format)
+    app = load_app(app_path)
+    await asyncio.to_thread(migrate, settings)
+    async with contextlib.AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(
+            open_runtime(settings, app=app, app_path=app_path)
+        )
+        listening = stack.enter_context(listen(settings))
+        run_file = RunFile(os.getpid(), _url(listening), runfile.new_token())
+        http = _http_server(runtime, run_file.token, settings)
+        stopping = _signals()
+        began = runtime.clock.monotonic()
+        worker = runtime.start()
+        serving = asyncio.create_task(http.serve(sockets=[listening]), name="http")
+        while not (http.started or serving.done()):
+            await asyncio.sleep(0.01)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runfile.write(settings.data_dir, run_file)
+        log(
+            SERVER_STARTED,
+            url=run_file.url,
+            database=runtime.database.dialect,
+            data_dir=str(settings.data_dir),
+            services=list(settings.services),
+            version=__version__,
+            seconds=round(runtime.clock.monotonic() - began, 3),
+        )
+        announce(f"Penstock {__version__} runs at {run_file.url}")
+        tasks: list[asyncio.Task[Any]] = [worker, serving]
+        waiting = [asyncio.create_task(stopping.wait())]
+        if companion is not None:
+            waiting.append(asyncio.create_task(_accompany(companion, runtime, run_file)))
+        await asyncio.wait([*waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        beside = await asyncio.gather(*waiting, return_exceptions=True)
+        http.should_exit = True
+        runtime.stop()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        runfile.remove(settings.data_dir, run_file)
+        log(SERVER_STOPPED, uptime=round(runtime.clock.monotonic() - began, 3))
+        for result in [*results, *beside]:
+            if isinstance(result, Exception):
+                raise result
+    return 0
+
+
+async def work(settings: Settings, *, app_path: str | None = None) -> int:
+    """Workers and scheduler, no API. Returns at SIGTERM or SIGINT."""
+    configure_logging(settings.log_level, settings.log_format)
+    app = load_app(app_path)
+    if settings.database_url is None:
+        await asyncio.to_thread(migrate, settings)
+    else:
+        await asyncio.to_thread(check_migrated, settings)
+    async with open_runtime(settings, app=app, app_path=app_path) as runtime:
+        stopping = _signals()
+        log(
+            WORKER_STARTUP,
+            kinds=list(runtime.worker.lines),
+            slots={name: line.kind.slots for name, line in runtime.worker.lines.items()},
+            database=runtime.database.dialect,
+            wakeups=type(runtime.wakeups).__name__,
+        )
+        worker = runtime.start()
+        waiting = asyncio.create_task(stopping.wait())
+        await asyncio.wait([waiting, worker], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        runtime.stop()
+        await worker
+    return 0
+
+
+async def run_claimed_row(settings: Settings, claim: Claim, *, app_path: str | None) -> int:
+    """The child's part of isolation: one row, settled by this process."""
+    from penstock.runtime import open_services
+    from penstock.work.isolate import run_one
+
+    configure_logging(settings.log_level, settings.log_format)
+    async with open_services(settings, app=load_app(app_path)) as (database, services, clock):
+        for service in services:
+            for kind in service.kinds:
+                if kind.name == claim.kind:
+                    settled = await run_one(database, kind, claim, clock)
+                    return 0 if settled else 1
+    return 1
+
+
+@contextlib.contextmanager
+def listen(settings: Settings) -> Iterator[socket.socket]:
+    """A listening socket on the wanted port, or the next free one."""
+    wanted = settings.port
+    ports = range(wanted, min(wanted + PORTS_TRIED, 65536)) if wanted else [0]
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    for port in ports:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((settings.host, port))
+            listening.listen(2048)
+        except OSError as exc:
+            listening.close()
+            if port == ports[-1] or exc.errno != errno.EADDRINUSE:
+                raise SettingsError(
+                    f"cannot listen on {settings.host}:{port}: {exc.strerror}; choose another"
+                    " with --host and --port"
+                ) from None
+            continue
+        with listening:
+            yield listening
+        return
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - read, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _http_server(runtime: Runtime, token: str, settings: Settings) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Signals are this module's business."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Server(
+        uvicorn.Config(
+            runtime.http(token),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=max(1, int(settings.grace)),
+        )
+    )
+
+
+def _signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second ends the process at once.
+
+    Nothing is lost by that either: what was held is returned at the next start.
+    """
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            os._exit(1)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return stopping
+
+
+
+async def _accompany(companion: Companion, runtime: Runtime, run_file: RunFile) -> bool:
+    await companion(runtime, run_file)
+    return True

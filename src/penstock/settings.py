@@ -1,0 +1,434 @@
+"""Every setting, from the first source that names it.
+
+Sources, the first wins: values given by the program (command-line options), the environment
+(``PENSTOCK_PORT``), ``.env``, ``penstock.toml`` (``port = 8321``), the default. An empty value
+means the default, except for `allow_private_targets` and `services`, where empty means none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from penstock.durations import describe, seconds
+from penstock.errors import SettingsError
+from penstock.secretbox import MIN_KEY_LENGTH, key_in_file
+from penstock.telemetry import SETTING_UNKNOWN, Format, Level, log
+
+PREFIX: Final = "PENSTOCK_"
+SERVICES: Final = ("jobs", "events")
+_EMPTY_MEANS_NONE: Final = frozenset({"allow_private_targets", "services"})
+
+Network = IPv4Network | IPv6Network
+
+
+def _split(value: object) -> object:
+    """The parts of a comma-separated text; a list from penstock.toml as it is."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _seconds(value: Any) -> float:
+    return seconds(value)
+
+
+def _network(value: object) -> Network:
+    if isinstance(value, (IPv4Network, IPv6Network)):
+        return value
+    return ip_network(str(value))
+
+
+def _service(value: object) -> object:
+    if value not in SERVICES:
+        raise ValueError(f"there is no service {value!r}")
+    return value
+
+
+def _secret_key(value: object) -> object:
+    if isinstance(value, str) and len(value) < MIN_KEY_LENGTH:
+        raise ValueError("too short")
+    return value
+
+
+def _database_url(value: object) -> object:
+    if isinstance(value, str) and not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError("not a PostgreSQL URL")
+    return value
+
+
+def _http_url(value: object) -> object:
+    if isinstance(value, str):
+        TypeAdapter(AnyHttpUrl).validate_python(value)
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds)]
+HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+
+
+def _setting(default: Any, description: str, expects: str, **limits: Any) -> Any:
+    """A field that says what it means and what a value must look like."""
+    return Field(default, description=description, json_schema_extra={"expects": expects}, **limits)
+
+
+_DURATION: Final = "a duration such as 500ms, 20s, 5m, 1h30m or 5d"
+_COUNT: Final = "a whole number, 1 or more"
+_SIZE: Final = "a number of bytes, or a size such as 256KiB or 5MiB"
+_URL: Final = "an http:// or https:// URL"
+
+
+class Settings(BaseSettings):
+    """The settings of one process; `load_settings` makes them. Durations are seconds."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        dotenv_filtering="only_existing",  # the rest of .env is not for us
+        toml_file="penstock.toml",
+        extra="ignore",  # unknown names are reported by load_settings
+        hide_input_in_errors=True,  # a value may be a secret
+        validate_default=False,
+    )
+
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = _setting(
+        Path("penstock-data"),
+        "The data folder: the SQLite database, its lock and the generated secret key.",
+        "a folder's path",
+    )
+    host: str = _setting("127.0.0.1", "The address the API listens on.", "a host name or address")
+    port: int = _setting(
+        8321,
+        "The port the API listens on. 0 takes any free one.",
+        "a port number from 0 to 65535",
+        ge=0,
+        le=65535,
+    )
+    database_url: Annotated[SecretStr, BeforeValidator(_database_url)] | None = _setting(
+        None,
+        "The PostgreSQL database. Without it, an SQLite file in the data folder.",
+        "a URL such as postgresql://user:password@host:5432/name",
+    )
+    database_threads: int = _setting(
+        8,
+        "How many transactions run at once on PostgreSQL: threads, and connections.",
+        "a whole number from 1 to 256",
+        ge=1,
+        le=256,
+    )
+    database_prepare: bool = _setting(
+        True,
+        "Prepare statements on PostgreSQL. Turn it off behind a pooler such as RDS Proxy.",
+        "true or false",
+    )
+    wakeups: Annotated[Literal["auto", "local", "postgres"], BeforeValidator(_lower)] = _setting(
+        "auto",
+        "How workers learn of new work: within the process, or through PostgreSQL. "
+        "`auto` follows the database.",
+        "auto, local or postgres",
+    )
+    services: Annotated[
+        tuple[Annotated[str, BeforeValidator(_service)], ...],
+        NoDecode,
+        BeforeValidator(_split),
+    ] = _setting(
+        ("events",),
+        "The services to run, beside jobs, which always run. Empty: jobs alone.",
+        f"a comma-separated list of: {', '.join(SERVICES)}",
+    )
+    secret_key: Annotated[
+        tuple[Annotated[SecretStr, BeforeValidator(_secret_key)], ...],
+        NoDecode,
+        BeforeValidator(_split),
+    ] = _setting(
+        (),
+        "Keys that encrypt stored secrets: the first encrypts, all decrypt. With SQLite, one is "
+        "generated and kept in the data folder; with PostgreSQL it must be given, the same to "
+        "every process.",
+        f"one or more texts of at least {MIN_KEY_LENGTH} characters, separated by commas",
+    )
+    allow_private_targets: (
+        Annotated[
+            tuple[Annotated[Network, BeforeValidator(_network)], ...],
+            NoDecode,
+            BeforeValidator(_split),
+        ]
+        | None
+    ) = _setting(
+        None,
+        "Private networks that deliveries may go to, also by plain http. When absent, none; "
+        "but a server that listens on loopback allows 127.0.0.0/8. Empty: none at all.",
+        "comma-separated networks such as 10.0.0.0/8, 127.0.0.1/32",
+    )
+    delivery_slots: int = _setting(256, "Deliveries under way at once in a process.", _COUNT, ge=1)
+    delivery_schedule: Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_split)] = (
+        _setting(
+            (1.0, 2.0, 4.0, 8.0, 16.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0),
+            "The waits between attempts at a delivery, each give or take 20 %. "
+            "After the last attempt it is dead.",
+            "comma-separated durations such as 1s, 30s, 5m, 2h",
+            min_length=1,
+        )
+    )
+    delivery_timeout: Duration = _setting(
+        10.0, "How long an endpoint may take to answer.", _DURATION + ", at most 30s", gt=0, le=30
+    )
+    delivery_expiry: Duration = _setting(
+        432000.0, "How long after acceptance a delivery is given up.", _DURATION, gt=0
+    )
+    job_slots: int = _setting(16, "Jobs running at once in a process.", _COUNT, ge=1)
+    lease: Duration = _setting(
+        60.0,
+        "How long a worker holds what it took without renewing it; renewed every third.",
+        _DURATION + ", at least 100ms",
+        ge=0.1,
+    )
+    sweep_interval: Duration = _setting(
+        15.0,
+        "How often lost leases are looked for.",
+        _DURATION + ", at least 100ms",
+        ge=0.1,
+    )
+    grace: Duration = _setting(
+        20.0,
+        "How long running work may finish when the process is asked to stop.",
+        _DURATION,
+    )
+    max_body: ByteSize = _setting(
+        ByteSize(262144), "The largest request body, and the largest event.", _SIZE, ge=1024
+    )
+    max_batch_body: ByteSize = _setting(
+        ByteSize(5 * 1024 * 1024), "The largest body of a batch of events.", _SIZE, ge=1024
+    )
+    oidc_issuer: HttpUrl | None = _setting(
+        None, "Accept access tokens (JWT) of this OpenID Connect issuer.", _URL
+    )
+    oidc_audience: str | None = _setting(
+        None, "The audience such a token must name; required with an issuer.", "a text"
+    )
+    oidc_jwks_url: HttpUrl | None = _setting(
+        None, "Where the issuer's keys are. When absent, the issuer's discovery says.", _URL
+    )
+    oidc_account_claim: str = _setting(
+        "sub", "The claim that names the account a token acts for.", "the name of a claim"
+    )
+    log_level: Annotated[Level, BeforeValidator(_lower)] = _setting(
+        "info", "The least level that is logged.", "debug, info, warning or error"
+    )
+    log_format: Annotated[Format, BeforeValidator(_lower)] | None = _setting(
+        None,
+        "How log lines look. When absent, console on a terminal and json elsewhere.",
+        "json or console",
+    )
+    url: Annotated[HttpUrl, AfterValidator(lambda url: url.rstrip("/"))] | None = _setting(
+        None, "For clients: the Penstock server to talk to. When absent, the local one.", _URL
+    )
+    key: SecretStr | None = _setting(None, "For clients: the API key to use.", "an API key")
+
+    @property
+    def sqlite_path(self) -> Path:
+        """Where the SQLite database is, if that is what is used."""
+        return self.data_dir / "penstock.db"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The sources, the first wins."""
+        return (
+            init_settings,
+            env_settings,
+            dotenv_settings,
+            TomlConfigSettingsSource(settings_cls),
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in values.items()
+            if name in _EMPTY_MEANS_NONE or not (isinstance(value, str) and not value.strip())
+        }
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        faults = []
+        if self.wakeups == "postgres" and self.database_url is None:
+            faults.append(f"{PREFIX}WAKEUPS is postgres, which needs {PREFIX}DATABASE_URL")
+        if self.oidc_issuer and not self.oidc_audience:
+            faults.append(
+                f"{PREFIX}OIDC_AUDIENCE is missing: without it, tokens that "
+                f"{PREFIX}OIDC_ISSUER made for others would be accepted"
+            )
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings from all sources; an override of None counts as not given.
+
+    Raises SettingsError with one line for each fault. Names that are no setting's are logged.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    faults = [f"there is no setting {name!r}" for name in overrides.keys() - _names()]
+    if faults:
+        raise SettingsError("\n".join(sorted(faults)))
+    settings: Settings | None = None
+    try:
+        settings = Settings(**given)
+        sources = _sources(given)
+    except ValidationError as exc:
+        faults = [_fault(error, _sources(given)) for error in exc.errors()]
+    except (OSError, ValueError) as exc:
+        faults = [f".env or penstock.toml cannot be read: {exc}"]
+    # Raised outside of the handlers: a chained error would carry the values, secrets too.
+    if settings is None:
+        raise SettingsError("\n".join(dict.fromkeys(faults)))
+    for source, values in sources.items():
+        _warn_of_unknown(source, values)
+    return settings
+
+
+def _names() -> frozenset[str]:
+    return frozenset(Settings.model_fields)
+
+
+def _sources(given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What each source says, by setting, the first wins. Unknown names are in there as well."""
+    env = EnvSettingsSource(Settings)
+    dotenv = DotEnvSettingsSource(Settings)
+    return {
+        "command line": given,
+        "environment": _without_prefix(os.environ) | env(),
+        ".env": _without_prefix(dotenv.env_vars) | dotenv(),
+        "penstock.toml": TomlConfigSettingsSource(Settings)(),
+    }
+
+
+def _without_prefix(variables: Mapping[str, str | None]) -> dict[str, Any]:
+    return {
+        name.lower().removeprefix(PREFIX.lower()): value
+        for name, value in variables.items()
+        if name.upper().startswith(PREFIX) and not name.upper().startswith(PREFIX + "TEST_")
+    }
+
+
+def _fault(error: Any, sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line: the variable, where it is set, its value, what is expected."""
+    if not error["loc"]:
+        return str(error["ctx"]["error"])
+    name = str(error["loc"][0])
+    field = Settings.model_fields[name]
+    source, value = next(
+        ((source, values[name]) for source, values in sources.items() if name in values),
+        ("default", field.default),
+    )
+    line = f"{_variable(name)} ({source}) "
+    if _is_secret(field):
+        return f"{line}has a bad value (not shown); expected {_expects(field)}"
+    shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:100] + "…"
+    # What pydantic says of its own rules repeats what is expected; our own say what is wrong.
+    detail = f" ({error['ctx']['error']})" if error["type"] == "value_error" else ""
+    return f"{line}is {shown}; expected {_expects(field)}{detail}"
+
+
+def _expects(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["expects"]) if isinstance(extra, dict) else ""
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return "SecretStr" in str(field.annotation) + str(field.metadata)
+
+
+def _warn_of_unknown(source: str, values: Mapping[str, Any]) -> None:
+    shown: Callable[[str], str] = str if source == "penstock.toml" else _variable
+    for name in sorted(values.keys() - _names()):
+        fields = {"name": shown(name), "source": source}
+        if close := difflib.get_close_matches(name, _names(), n=1):
+            fields["did_you_mean"] = shown(close[0])
+        log(SETTING_UNKNOWN, None, **fields)
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def load_secret_keys(settings: Settings) -> list[str]:
+    """The keys for `SecretBox`: those configured, else the one kept in the data folder.
+
+    With PostgreSQL none is generated: processes on other machines would make their own, and
+    could not open one another's secrets.
+    """
+    if settings.secret_key:
+        return [key.get_secret_value() for key in settings.secret_key]
+    path = settings.data_dir / "secret.key"
+    if settings.database_url is not None and not path.exists():
+        raise SettingsError(
+            f"{PREFIX}SECRET_KEY is missing: with {PREFIX}DATABASE_URL every process needs the "
+            f"same one; expected {_expects(Settings.model_fields['secret_key'])}, such as the "
+            "output of: openssl rand -hex 32"
+        )
+    return [key_in_file(path)]
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, for the reference."""
+    lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        meaning = f"{field.description} Expected: {_expects(field)}."
+        lines.append(f"| `{_variable(name)}` | {_shown_default(name, field)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown_default(name: str, field: FieldInfo) -> str:
+    default = field.default
+    if default is None or default == ():
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, float):
+        return f"`{describe(default)}`"
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        parts = [describe(part) if isinstance(part, float) else str(part) for part in default]
+        return f"`{','.join(parts)}`"
+    return f"`{default}`"

@@ -1,0 +1,426 @@
+"""SQLite: one writer thread whose units share commits, and readers beside it.
+
+Everything that was handed in while the last commit was on its way to the disk goes into
+the next one, each unit in a savepoint of its own: with ``synchronous=FULL`` the flush is
+nearly all a commit costs, so sharing it is what makes durable writes cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from sqlalchemy import Executable
+
+from penstock import errors
+from penstock.clock import Clock
+from penstock.storage.database import Notes, Outbox, Subscriber, Tx, Unit
+from penstock.storage.lock import lock_of
+from penstock.storage.sql import Statement, compile_core, sql
+
+T = TypeVar("T")
+
+MAX_UNITS: Final = 256  # in one commit: bounds how long the first of them waits
+BUSY_TIMEOUT: Final = 30.0  # seconds another process may hold the write lock
+READERS: Final = 2
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-65536",  # KiB
+    "PRAGMA journal_size_limit=67108864",  # bytes; the log shrinks to it after a burst
+)
+_REFUSED = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection as Penstock uses them, with transactions left to the caller."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT, isolation_level=None, cached_statements=512
+    )
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def backup(source: Path, target: Path) -> None:
+    """Copy the database, consistently, while others use it; replaces `target` at the end."""
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    try:
+        with (
+            closing(sqlite3.connect(source, timeout=BUSY_TIMEOUT)) as reader,
+            closing(sqlite3.connect(part)) as writer,
+        ):
+            reader.backup(writer)
+    except BaseException as exc:
+        part.unlink(missing_ok=True)
+        raise _translate(exc) from exc
+    part.replace(target)
+
+
+class SqliteTx:
+    """See `penstock.storage.Tx`. Valid inside its unit only."""
+
+    __slots__ = ("_clock", "_connection", "_now", "failed", "notes")
+
+    dialect: Literal["sqlite"] = "sqlite"
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._now: int | None = None
+        self.notes: Notes = []
+        self.failed: BaseException | None = None
+
+    def now(self) -> int:
+        """The clock when the unit first asked, in µs."""
+        if self._now is None:
+            self._now = self._clock.now()
+        return self._now
+
+    def rows(self, statement: Statement | Executable, /, **params: Any) -> list[tuple[Any, ...]]:
+        """Every row."""
+        try:
+            return self._execute(statement, params).fetchall()
+        except _REFUSED as exc:
+            raise self._failed(exc) from exc
+
+    def one(self, statement: Statement | Executable, /, **params: Any) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+        try:
+            row: tuple[Any, ...] | None = self._execute(statement, params).fetchone()
+        except _REFUSED as exc:
+            raise self._failed(exc) from exc
+        return row
+
+    def run(self, statement: Statement | Executable, /, **params: Any) -> int:
+        """How many rows were written."""
+        try:
+            cursor = self._execute(statement, params)
+            if cursor.description is not None:  # RETURNING counts as it is read
+                cursor.fetchall()
+            if cursor.rowcount >= 0:
+                return cursor.rowcount
+            # sqlite3 does not count for a statement that starts with WITH.
+            count: int = self._connection.execute("SELECT changes()").fetchone()[0]
+        except _REFUSED as exc:
+            raise self._failed(exc) from exc
+        return count
+
+    def many(self, statement: Statement, params: Sequence[Mapping[str, Any]]) -> None:
+        """The statement once for each mapping."""
+        try:
+            self._connection.executemany(
+                statement.sqlite, [self._bind(statement, dict(each)) for each in params]
+            )
+        except _REFUSED as exc:
+            raise self._failed(exc) from exc
+
+    def dicts(self, statement: Statement | Executable, /, **params: Any) -> list[dict[str, Any]]:
+        """Every row by column name."""
+        try:
+            cursor = self._execute(statement, params)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+        except _REFUSED as exc:
+            raise self._failed(exc) from exc
+
+    def notify(self, note: object) -> None:
+        """Hand `note` to the subscribers after the commit."""
+        self.notes.append(note)
+
+    def end(self) -> None:
+        """Using it after its unit must fail, not slip into another's."""
+        del self._connection
+        self.failed = None  # an exception's frames refer back to here
+
+    def _execute(self, statement: Statement | Executable, params: dict[str, Any]) -> sqlite3.Cursor:
+        if isinstance(statement, Statement):
+            if statement.uses_now or statement.lists:
+                self._bind(statement, params)
+            return self._connection.execute(statement.sqlite, params)
+        return self._connection.execute(*compile_core(statement, "sqlite", params))
+
+    def _bind(self, statement: Statement, params: dict[str, Any]) -> dict[str, Any]:
+        if statement.uses_now:
+            params["now"] = self.now()
+        for name in statement.lists:
+            params[name] = json.dumps(list(params[name]))
+        return params
+
+    def _failed(self, exc: BaseException) -> BaseException:
+        self.failed = _translate(exc)
+        return self.failed
+
+
+class SqliteDatabase:
+    """See `penstock.storage.Database`.
+
+    `owner=True` takes the lock beside the file, so that a second owner is refused with
+    `DataDirInUse`. A process that only hands in work beside the owner sets it to False.
+    The tables must exist (`penstock.storage.migrate`).
+    """
+
+    dialect: Literal["sqlite"] = "sqlite"
+
+    def __init__(self, path: Path | str, clock: Clock, owner: bool = True) -> None:
+        self.path = Path(path)
+        self.commits = 0  # made so far; fewer than units, which share them
+        self._clock = clock
+        self._lock = lock_of(self.path) if owner else None
+        self._outbox = Outbox()
+        self._writes = _Queue()
+        self._reads = _Queue()
+        self._threads: list[threading.Thread] = []
+
+    async def open(self) -> None:
+        """Take the lock and connect; subscribers will be called on this event loop."""
+        self._outbox.loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.open_sync)
+
+    async def close(self) -> None:
+        """Commit what was handed in, disconnect, give the lock back."""
+        await asyncio.to_thread(self.close_sync)
+
+    def open_sync(self) -> None:
+        """`open` without an event loop: subscribers are called on the writer's thread."""
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            self._start("penstock-writer", self._writer, self._writes)
+            for number in range(READERS):
+                self._start(f"penstock-reader-{number}", self._reader, self._reads)
+        except BaseException:
+            self.close_sync()
+            raise
+
+    def close_sync(self) -> None:
+        """`close` without an event loop."""
+        self._writes.close(1)
+        self._reads.close(READERS)
+        for thread in self._threads:
+            thread.join()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def unit(self, fn: Callable[[Tx], T]) -> T:
+        """Run `fn` in the next commit."""
+        return await self._submit(self._writes, fn)
+
+    async def read(self, fn: Callable[[Tx], T]) -> T:
+        """Run `fn` on a snapshot."""
+        return await self._submit(self._reads, fn)
+
+    def unit_sync(self, fn: Callable[[Tx], T]) -> T:
+        """Run `fn` in the next commit and block until it is durable."""
+        if self._threads and threading.current_thread() is self._threads[0]:
+            raise RuntimeError("unit_sync() inside a unit would wait for itself")
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._writes.put(Unit(fn, None, future))
+        return future.result()
+
+    def subscribe(self, callback: Subscriber) -> None:
+        """Call `callback` with the notes of each commit."""
+        self._outbox.subscribers.append(callback)
+
+    async def data_version(self) -> int:
+        """A number that changes when another process has committed.
+
+        SQLite counts for a connection the commits of all others, so only the writer's own
+        can tell other processes' from ours; asked between two commits it costs no flush.
+        """
+
+        def version(tx: Tx) -> int:
+            row = tx.one(_DATA_VERSION)
+            assert row is not None
+            return int(row[0])
+
+        return await self.unit(version)
+
+    async def backup(self, target: Path | str) -> None:
+        """Copy the database to `target` while it is in use."""
+        await asyncio.to_thread(backup, self.path, Path(target))
+
+    async def _submit(self, waiting: _Queue, fn: Callable[[Tx], T]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        waiting.put(Unit(fn, loop, future))
+        return await future
+
+    def _start(
+        self, name: str, serve: Callable[[sqlite3.Connection, _Queue], None], waiting: _Queue
+    ) -> None:
+        """Start a thread with a connection of its own; returns once that is there."""
+        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def main() -> None:
+            try:
+                connection = connect(self.path, read_only=waiting is self._reads)
+            except BaseException as exc:
+                ready.set_exception(_translate(exc, self.path))
+                return
+            ready.set_result(None)
+            with closing(connection):
+                serve(connection, waiting)
+
+        thread = threading.Thread(target=main, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        ready.result()
+
+    def _reader(self, connection: sqlite3.Connection, waiting: _Queue) -> None:
+        while batch := waiting.take(1):
+            unit = batch[0]
+            try:
+                connection.execute("BEGIN")
+                _run(unit, connection, self._clock)
+                if unit.notes:
+                    unit.fail(RuntimeError("notify() in a read: there is no commit to wait for"))
+                connection.execute("ROLLBACK")
+            except BaseException as exc:
+                _roll_back(connection, batch, exc)
+            self._outbox.deliver(batch)
+            del batch, unit  # nothing is kept alive while there is nothing to do
+
+    def _writer(self, connection: sqlite3.Connection, waiting: _Queue) -> None:
+        while batch := waiting.take(MAX_UNITS):
+            try:
+                self._commit(connection, batch)
+                self.commits += 1
+            except BaseException as exc:
+                _roll_back(connection, batch, exc)
+            self._outbox.deliver(batch)
+            del batch
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Unit]) -> None:
+        execute = connection.execute
+        execute("BEGIN IMMEDIATE")
+        for unit in batch:
+            execute("SAVEPOINT unit")
+            _run(unit, connection, self._clock)
+            if unit.error is not None:
+                if not connection.in_transaction:
+                    # Disk full, out of memory, I/O error: SQLite may undo everything.
+                    raise unit.error
+                execute("ROLLBACK TO unit")
+            execute("RELEASE unit")
+        execute("COMMIT")
+
+
+_Unit = Unit[SqliteTx]
+_DATA_VERSION: Final = sql("PRAGMA data_version")
+
+
+class _Queue:
+    """Units in order; refuses more once it is closed."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()  # nothing may follow the end marks
+        self._closed = False
+
+    def put(self, unit: Unit[Any]) -> None:
+        with self._gate:
+            if self._closed:
+                raise errors.StorageUnavailable("the database is closed")
+            self._items.put(unit)
+
+    def take(self, limit: int) -> list[_Unit]:
+        """What is there, up to `limit`; waits for the first. Empty at the end."""
+        taken: list[_Unit] = []
+        unit = self._items.get()
+        with suppress(queue.Empty):
+            while unit is not None:
+                taken.append(unit)
+                if len(taken) == limit:
+                    return taken
+                unit = self._items.get_nowait()
+            if taken:
+                self._items.put(None)  # the end mark, met early: for the next call
+        return taken
+
+    def close(self, readers: int) -> None:
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                for _ in range(readers):
+                    self._items.put(None)
+
+
+def _run(unit: _Unit, connection: sqlite3.Connection, clock: Clock) -> None:
+    tx = SqliteTx(connection, clock)
+    try:
+        unit.result = unit.fn(tx)
+        if tx.failed is not None:
+            raise tx.failed
+        unit.notes = tx.notes
+    except BaseException as exc:
+        unit.fail(exc)
+    finally:
+        tx.end()
+
+
+def _roll_back(connection: sqlite3.Connection, batch: list[_Unit], exc: BaseException) -> None:
+    """Nothing of `batch` was committed: all its units fail, each with an error of its own."""
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+    cause = _translate(exc)
+    for unit in batch:
+        if unit.error is not None:
+            continue
+        if isinstance(cause, errors.StorageError):
+            unit.fail(type(cause)(str(cause)))
+        else:
+            unit.fail(errors.StorageError(f"the commit was undone: {cause}"))
+
+
+def _translate(exc: BaseException, path: Path | None = None) -> BaseException:
+    """The error as the rest of Penstock knows it; mistakes in SQL stay what they are."""
+    if isinstance(exc, (UnicodeEncodeError, OverflowError)):
+        return errors.BadData(f"the database cannot hold the value: {exc}")
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the primary code
+    kind = _KINDS.get(code)
+    if kind is None:
+        return exc
+    return kind(f"{exc}: {path}" if path else str(exc))
+
+
+_KINDS: Final[Mapping[int, type[errors.StorageError]]] = {
+    sqlite3.SQLITE_FULL: errors.StorageFull,
+    sqlite3.SQLITE_TOOBIG: errors.BadData,
+    sqlite3.SQLITE_MISMATCH: errors.BadData,
+    sqlite3.SQLITE_CONSTRAINT: errors.ConstraintViolated,
+    **dict.fromkeys(
+        (
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_LOCKED,
+            sqlite3.SQLITE_NOMEM,
+            sqlite3.SQLITE_NOTADB,
+            sqlite3.SQLITE_PERM,
+            sqlite3.SQLITE_PROTOCOL,
+            sqlite3.SQLITE_READONLY,
+        ),
+        errors.StorageUnavailable,
+    ),
+}

@@ -1,0 +1,308 @@
+"""Every table, as SQLAlchemy Core metadata: what the migrations must arrive at.
+
+Instants are integers: microseconds since 1970-01-01T00:00:00Z, in columns named
+``*_at`` or ``*_until``. One representation for both databases keeps every statement the
+same on both and comparisons exact. Durations are seconds. JSON is stored as text, byte for
+byte as it was accepted.
+
+The tables of one kind of work carry the seven `work_columns`; see ``work/ledger.py`` for
+the rules by which they change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+
+def work_columns() -> list[Column[Any]]:
+    """The columns that turn a table into a work queue."""
+    return [
+        Column("lane", Text, nullable=False),
+        Column("due_at", BigInteger),
+        Column("lease_until", BigInteger),
+        Column("generation", BigInteger, nullable=False, server_default=text("0")),
+        Column("attempts", Integer, nullable=False, server_default=text("0")),
+        Column("lapses", Integer, nullable=False, server_default=text("0")),
+        Column("last_error", Text),
+    ]
+
+
+def work_indexes(table: str) -> list[Index]:
+    """The indexes every claim, sweep and look of `table` runs on."""
+    due = text("due_at IS NOT NULL AND lease_until IS NULL")
+    held = text("lease_until IS NOT NULL")
+    return [
+        Index(f"{table}_due", "lane", "due_at", postgresql_where=due, sqlite_where=due),
+        Index(f"{table}_held", "lane", postgresql_where=held, sqlite_where=held),
+        Index(f"{table}_leases", "lease_until", postgresql_where=held, sqlite_where=held),
+    ]
+
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # Raised by every change to the account's endpoints: accept reads it to know that its
+    # parsed copy of them is current.
+    Column("endpoints_version", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of the whole key, hex
+    Column("hint", Text, nullable=False),  # its last four characters, to tell keys apart
+    Column("scopes", Text, nullable=False),  # space-separated; "*" = all
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    UniqueConstraint("hash"),
+    Index("api_keys_account", "account", "id"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    # The gate. A lane lets rows through when it is not paused and open_at has passed.
+    Column("paused", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("open_at", BigInteger, nullable=False, server_default=text("0")),
+    Column("max_in_flight", Integer, nullable=False),
+    # Token bucket: `rate` tokens a second up to `burst`; a NULL rate is no limit.
+    Column("rate", Double),
+    Column("burst", Double, nullable=False, server_default=text("1")),
+    Column("tokens", Double, nullable=False, server_default=text("0")),
+    Column("tokens_at", BigInteger, nullable=False, server_default=text("0")),
+    Column("served_at", BigInteger, nullable=False, server_default=text("0")),
+    Column("woken_at", BigInteger, nullable=False, server_default=text("0")),
+    # The circuit breaker; trip_after NULL = this lane has none.
+    Column("trip_after", Integer),
+    Column("circuit", Text, nullable=False, server_default=text("'closed'")),
+    Column("circuit_generation", BigInteger, nullable=False, server_default=text("0")),
+    Column("window_start_at", BigInteger, nullable=False, server_default=text("0")),
+    Column("calls", Integer, nullable=False, server_default=text("0")),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("consecutive", Integer, nullable=False, server_default=text("0")),
+    Column("trips", Integer, nullable=False, server_default=text("0")),
+    Column("override", Text),  # 'open' | 'closed', held until override_until
+    Column("override_until", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    CheckConstraint("max_in_flight >= 1", name="cap"),
+    CheckConstraint("rate IS NULL OR (rate > 0 AND burst >= 1)", name="rate"),
+    CheckConstraint("circuit IN ('closed', 'open', 'half_open')", name="circuit"),
+    CheckConstraint("(override IS NULL) = (override_until IS NULL)", name="override"),
+    Index("lanes_account", "account", "kind"),
+    postgresql_with={"fillfactor": "50"},
+)
+
+circuit_log = Table(
+    "circuit_log",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("lane", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),  # entered: 'closed' | 'open' | 'half_open'
+    Column("open_until", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),  # 'circuit' or who overrode it
+    Index("circuit_log_lane", "lane", "id"),
+)
+
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until_at", BigInteger, nullable=False),
+)
+
+crons = Table(
+    "crons",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("schedule", Text, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("args", Text, nullable=False),
+    Column("key", Text),
+    # pending -> succeeded | dead | cancelled
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("result", Text),
+    Column("traceparent", Text),
+    *work_columns(),
+    *work_indexes("jobs"),
+    Index(
+        "jobs_key",
+        "account",
+        "name",
+        "key",
+        unique=True,
+        postgresql_where=text("key IS NOT NULL AND status = 'pending'"),
+        sqlite_where=text("key IS NOT NULL AND status = 'pending'"),
+    ),
+    Index("jobs_account", "account", "id"),
+    Index("jobs_finished", "finished_at"),
+    postgresql_with={"fillfactor": "80"},
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # 'webhook'
+    Column("target", Text, nullable=False),
+    Column("description", Text, nullable=False, server_default=text("''")),
+    Column("event_types", Text, nullable=False),  # JSON list of patterns
+    Column("headers", Text),  # JSON object, sealed: headers often carry credentials
+    Column("timeout", Double, nullable=False),
+    Column("schedule", Text),  # JSON list of seconds; NULL = the default schedule
+    Column("on_permanent", Text, nullable=False),  # 'long' | 'dead'
+    Column("secret", Text, nullable=False),  # sealed
+    Column("previous_secret", Text),  # sealed; signs too until previous_until
+    Column("previous_until", BigInteger),
+    Column("enabled", Boolean, nullable=False),
+    Column("disabled_reason", Text),
+    Column("lane", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    CheckConstraint("on_permanent IN ('long', 'dead')", name="on_permanent"),
+    Index("endpoints_account", "account", "id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("metadata", Text),
+    # pending -> delivered | failed
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deliver_at", BigInteger),
+    Column("delivered_at", BigInteger),
+    Column("open_deliveries", Integer, nullable=False),
+    Column("dead_deliveries", Integer, nullable=False, server_default=text("0")),
+    Column("delivery_attempts", Integer, nullable=False, server_default=text("0")),
+    Column("source_key", Text),  # set by services that emit: one event per fact
+    Column("traceparent", Text),
+    UniqueConstraint("account", "source_key"),
+    Index("events_account", "account", "id"),
+    Index("events_account_status", "account", "status", "id"),
+    Index("events_account_type", "account", "event_type", "id"),
+    postgresql_with={"fillfactor": "80"},
+)
+
+# An event that matches many endpoints is spread over them by work of its own, in chunks;
+# `cursor` is the last endpoint that was given its delivery.
+fanouts = Table(
+    "fanouts",
+    metadata,
+    Column("id", Text, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("status", Text, nullable=False),  # pending -> done | dead
+    Column("cursor", Text, nullable=False, server_default=text("''")),
+    *work_columns(),
+    *work_indexes("fanouts"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("event_id", Text, ForeignKey("events.id", ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", Text, nullable=False),
+    # pending -> delivered | dead | cancelled
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    # Position in the endpoint's schedule: the gap that the next failure waits. Apart from
+    # `attempts`, because a permanent answer skips gaps and a redrive starts the schedule anew.
+    Column("step", Integer, nullable=False, server_default=text("0")),
+    *work_columns(),
+    *work_indexes("deliveries"),
+    UniqueConstraint("event_id", "endpoint_id"),
+    Index("deliveries_endpoint", "endpoint_id", "id"),
+    Index(
+        "deliveries_dead",
+        "account",
+        "id",
+        postgresql_where=text("status = 'dead'"),
+        sqlite_where=text("status = 'dead'"),
+    ),
+    postgresql_with={"fillfactor": "80"},
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("delivery_id", Text, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("started_at", BigInteger, nullable=False),
+    Column("duration", Double, nullable=False),
+    Column("status_code", Integer),
+    Column("error_kind", Text),
+    Column("error", Text),
+    Column("address", Text),
+    Column("response", LargeBinary),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("response", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("idempotency_keys_age", "created_at"),
+)

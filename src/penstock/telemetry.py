@@ -1,0 +1,365 @@
+"""Every log event and every metric of Penstock, declared once.
+
+::
+
+    from penstock.telemetry import DELIVERY_DEAD, DELIVERY_FAILURE, bind, log, metrics
+
+    log(DELIVERY_DEAD, delivery_id=…, reason=…)
+    metrics.inc(DELIVERY_FAILURE)
+    with bind(request_id=…):     # on every line logged inside
+        …
+
+A server with nothing to do logs nothing at level `info`: what happens for each event,
+delivery or request that goes well is `debug`; what will be tried again is `info`; what
+somebody should look at is `warning`; what hinders the work itself is `error`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from penstock._logging import Format, Level, LogEvent, bind, configure_logging, log
+from penstock._metrics import Metric, Metrics
+
+__all__ = [
+    "Format",
+    "Level",
+    "LogEvent",
+    "Metric",
+    "Metrics",
+    "bind",
+    "configure_logging",
+    "log",
+    "log_events",
+    "metrics",
+    "metrics_declared",
+]
+
+
+def _event(name: str, level: Level, description: str, *fields: str) -> LogEvent:
+    return LogEvent(name, level, description, frozenset(fields))
+
+
+# --- Log events: the process -------------------------------------------------------------
+
+SERVER_STARTED: Final = _event(
+    "server_started",
+    "info",
+    "The API listens.",
+    *("url", "database", "data_dir", "services", "version", "seconds"),
+)
+SERVER_STOPPED: Final = _event(
+    "server_stopped", "info", "The API stopped listening and the process ends.", "uptime"
+)
+SETTING_UNKNOWN: Final = _event(
+    "setting_unknown",
+    "warning",
+    "A setting of this name does not exist; it was ignored.",
+    *("name", "source", "did_you_mean"),
+)
+PRIVATE_TARGETS_ALLOWED: Final = _event(
+    "private_targets_allowed",
+    "info",
+    "Deliveries to these private networks are allowed.",
+    *("networks", "reason"),
+)
+MIGRATION_APPLIED: Final = _event(
+    "migration_applied",
+    "info",
+    "The database's tables were brought to this version.",
+    *("from_revision", "to_revision", "backup", "seconds"),
+)
+STORAGE_FULL: Final = _event(
+    "storage_full",
+    "error",
+    "The disk is full; nothing new is accepted until there is room.",
+    *("path", "error"),
+)
+
+# --- Log events: the engine --------------------------------------------------------------
+
+WORKER_STARTUP: Final = _event(
+    "worker_startup", "info", "A worker starts.", "kinds", "slots", "database", "wakeups"
+)
+WORKER_READY: Final = _event("worker_ready", "info", "The worker takes work.", "seconds")
+WORKER_SHUTDOWN: Final = _event(
+    "worker_shutdown",
+    "info",
+    "The worker stopped; nothing it held is lost.",
+    *("uptime", "processed", "failed", "success_rate", "given_back"),
+)
+WORKER_LOOP_ERROR: Final = _event(
+    "worker_loop_error",
+    "error",
+    "A loop of the worker failed and goes on after a pause.",
+    *("loop", "error", "retry_in"),
+)
+WORK_FAILED: Final = _event(
+    "work_failed",
+    "warning",
+    "A handler raised an exception.",
+    *("kind", "id", "lane", "attempt", "error"),
+)
+LEASE_LOST: Final = _event(
+    "lease_lost",
+    "warning",
+    "A held row was taken away or cancelled; its handler's result is discarded.",
+    *("kind", "id", "lane", "generation"),
+)
+ROW_LAPSED: Final = _event(
+    "row_lapsed",
+    "warning",
+    "A row's lease ended without news from its worker; it is owed again, or dead.",
+    *("kind", "id", "lane", "lapses", "dead", "error"),
+)
+QUEUE_UNREACHABLE: Final = _event(
+    "queue_unreachable",
+    "error",
+    "Wake-ups cannot be received or sent; it is tried again.",
+    *("wakeups", "error", "retry_in"),
+)
+CIRCUIT_OPENED: Final = _event(
+    "circuit_opened",
+    "warning",
+    "A lane's peer is in trouble; nothing is sent to it for a while.",
+    *("lane", "kind", "account", "reason", "seconds"),
+)
+CIRCUIT_HALF_OPENED: Final = _event(
+    "circuit_half_opened",
+    "info",
+    "One row goes through an open lane as a probe.",
+    *("lane", "kind", "account"),
+)
+CIRCUIT_CLOSED: Final = _event(
+    "circuit_closed",
+    "info",
+    "A lane's peer answers again.",
+    *("lane", "kind", "account", "reason"),
+)
+
+# --- Log events: jobs --------------------------------------------------------------------
+
+JOB_SUCCEEDED: Final = _event(
+    "job_succeeded", "debug", "A job returned.", "job_id", "job", "attempt", "seconds"
+)
+JOB_RETRIED: Final = _event(
+    "job_retried",
+    "info",
+    "A job failed and will be tried again.",
+    *("job_id", "job", "attempt", "seconds", "retry_in", "error"),
+)
+JOB_DEAD: Final = _event(
+    "job_dead",
+    "warning",
+    "A job failed for good; it is kept and can be redriven.",
+    *("job_id", "job", "attempt", "seconds", "error"),
+)
+JOB_RESULT_DROPPED: Final = _event(
+    "job_result_dropped",
+    "warning",
+    "A job succeeded, but what it returned could not be stored; its result is null.",
+    *("job_id", "job", "error"),
+)
+CRON_ENQUEUED: Final = _event(
+    "cron_enqueued", "debug", "A scheduled job's time came.", "job_id", "job", "due"
+)
+
+# --- Log events: events and deliveries ---------------------------------------------------
+
+EVENT_ACCEPTED: Final = _event(
+    "event_accepted",
+    "debug",
+    "An event is stored durably.",
+    *("event_id", "event_type", "account", "deliveries"),
+)
+EVENT_STATUS_UPDATED: Final = _event(
+    "event_status_updated",
+    "debug",
+    "An event's status changed.",
+    *("event_id", "account", "status", "previous"),
+)
+DELIVERY_SUCCEEDED: Final = _event(
+    "delivery_succeeded",
+    "debug",
+    "An endpoint took a delivery.",
+    *("delivery_id", "event_id", "endpoint_id", "attempt", "status_code", "seconds"),
+)
+DELIVERY_RETRIED: Final = _event(
+    "delivery_retried",
+    "info",
+    "An endpoint did not take a delivery; it will be tried again.",
+    *("delivery_id", "event_id", "endpoint_id", "attempt", "status_code", "seconds"),
+    *("error", "retry_in"),
+)
+DELIVERY_DEAD: Final = _event(
+    "delivery_dead",
+    "warning",
+    "A delivery was given up; it is kept and can be redriven.",
+    *("delivery_id", "event_id", "endpoint_id", "attempt", "status_code", "seconds", "error"),
+)
+ENDPOINT_DISABLED: Final = _event(
+    "endpoint_disabled",
+    "warning",
+    "An endpoint was disabled; its deliveries wait.",
+    *("endpoint_id", "account", "reason"),
+)
+
+# --- Log events: the API -----------------------------------------------------------------
+
+REQUEST: Final = _event(
+    "request",
+    "debug",
+    "A request was answered.",
+    *("method", "route", "status", "seconds", "account"),
+)
+REQUEST_FAILED: Final = _event(
+    "request_failed",
+    "error",
+    "A request met an unexpected error and was answered with 500.",
+    *("method", "route", "error"),
+)
+OIDC_KEYS_UNAVAILABLE: Final = _event(
+    "oidc_keys_unavailable",
+    "warning",
+    "The keys of the token issuer could not be fetched; those known so far are used.",
+    *("issuer", "error"),
+)
+
+
+# --- Metrics -----------------------------------------------------------------------------
+
+WORK_SETTLED: Final = Metric(
+    "penstock_work_settled_total",
+    "counter",
+    "rows",
+    "Settled attempts by kind of work and outcome (done, retry, postpone, dead).",
+    ("kind", "outcome"),
+)
+LEASES_LOST: Final = Metric(
+    "penstock_leases_lost_total",
+    "counter",
+    "rows",
+    "Held rows that were taken away or cancelled before they settled.",
+    ("kind",),
+    cloudwatch="LeaseLost",
+)
+ROWS_LAPSED: Final = Metric(
+    "penstock_rows_lapsed_total",
+    "counter",
+    "rows",
+    "Leases that ended without news from their worker.",
+    ("kind",),
+)
+CLAIM_TO_START: Final = Metric(
+    "penstock_claim_to_start_seconds",
+    "histogram",
+    "seconds",
+    "From the claim's commit to the handler's start.",
+    ("kind",),
+    cloudwatch="ClaimToStart",
+)
+DUE_ROWS: Final = Metric(
+    "penstock_due_rows",
+    "gauge",
+    "rows",
+    "Rows that are owed now and not held.",
+    ("kind",),
+    cloudwatch="DueRows",
+)
+OLDEST_DUE_AGE: Final = Metric(
+    "penstock_oldest_due_age_seconds",
+    "gauge",
+    "seconds",
+    "How long the oldest owed row has been owed.",
+    ("kind",),
+    cloudwatch="OldestDueAge",
+)
+DEAD_ROWS: Final = Metric(
+    "penstock_dead_rows",
+    "gauge",
+    "rows",
+    "Rows that were given up and not yet redriven or dropped.",
+    ("kind",),
+    cloudwatch="DeadRows",
+)
+LANES_OPEN: Final = Metric(
+    "penstock_lanes_open",
+    "gauge",
+    "lanes",
+    "Lanes whose circuit is open.",
+    ("kind",),
+    cloudwatch="LanesOpen",
+)
+JOB_DURATION: Final = Metric(
+    "penstock_job_duration_seconds",
+    "histogram",
+    "seconds",
+    "How long a job's function ran.",
+    ("job",),
+    cloudwatch="JobDuration",
+)
+EVENTS_ACCEPTED: Final = Metric(
+    "penstock_events_accepted_total", "counter", "events", "Events stored durably."
+)
+DELIVERY_SUCCESS: Final = Metric(
+    "penstock_delivery_success_total",
+    "counter",
+    "deliveries",
+    "Deliveries that an endpoint took.",
+    cloudwatch="DeliverySuccess",
+)
+DELIVERY_FAILURE: Final = Metric(
+    "penstock_delivery_failure_total",
+    "counter",
+    "deliveries",
+    "Deliveries that were given up.",
+    cloudwatch="DeliveryFailure",
+)
+DELIVERY_RETRY: Final = Metric(
+    "penstock_delivery_retry_total",
+    "counter",
+    "deliveries",
+    "Failed attempts that will be tried again.",
+    cloudwatch="DeliveryRetry",
+)
+DELIVERY_LATENCY: Final = Metric(
+    "penstock_delivery_latency_seconds",
+    "histogram",
+    "seconds",
+    "From an event's acceptance to its delivery, retries included.",
+    cloudwatch="DeliveryLatency",
+)
+UNITS_PER_COMMIT: Final = Metric(
+    "penstock_units_per_commit",
+    "histogram",
+    "units",
+    "Units of work that shared one commit of the SQLite writer.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+HTTP_REQUESTS: Final = Metric(
+    "penstock_http_requests_total",
+    "counter",
+    "requests",
+    "Answered requests by method, route template and status.",
+    ("method", "route", "status"),
+)
+HTTP_REQUEST_DURATION: Final = Metric(
+    "penstock_http_request_duration_seconds",
+    "histogram",
+    "seconds",
+    "From a request's head to its answer's last byte.",
+    ("method", "route"),
+)
+
+
+def log_events() -> dict[str, LogEvent]:
+    """Every declared log event, by the name of its constant."""
+    return {key: value for key, value in globals().items() if isinstance(value, LogEvent)}
+
+
+def metrics_declared() -> dict[str, Metric]:
+    """Every declared metric, by the name of its constant."""
+    return {key: value for key, value in globals().items() if isinstance(value, Metric)}
+
+
+metrics: Final = Metrics(metrics_declared().values())

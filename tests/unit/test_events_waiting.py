@@ -1,0 +1,112 @@
+"""Why a delivery waits, who waits for an event, and how an excerpt is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock.clock import SECOND, from_iso
+from penstock.events import views
+from penstock.events.query import excerpt
+from penstock.events.settled import EventSettled, Waiters
+from penstock.events.why import Waiting, why
+from penstock.work.lanes import Gate
+
+NOW = from_iso("2026-01-01T00:00:00Z")
+READY = Waiting(NOW - SECOND, None, 0, True, None)
+OPEN = Gate("l", False, -1.0, "closed", 0, None, 1e9, 0, 32, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "gate", "code", "said"),
+    [
+        ({}, {}, "due", "due now"),
+        ({"lease_until": NOW + SECOND}, {}, "leased", "00:00:01"),
+        ({"enabled": None}, {}, "endpoint_deleted", "deleted"),
+        ({"enabled": False, "disabled_reason": "gone"}, {"paused": True},
+         "endpoint_disabled", "(gone)"),
+        ({"due_at": NOW + 60 * SECOND}, {}, "not_due", "00:01:00"),
+        ({"due_at": NOW + 60 * SECOND, "attempts": 3}, {}, "retry_later", "Attempt 3"),
+        ({}, {"paused": True}, "lane_paused", "paused"),
+        ({}, {"opens_in": 30.0}, "receiver_asked_to_wait", "00:00:30"),
+        ({}, {"opens_in": 30.0, "circuit": "open"}, "circuit_open", "00:00:30"),
+        ({}, {"circuit": "half_open", "held": 1}, "circuit_probing", "Another delivery"),
+        ({}, {"held": 32}, "in_flight_cap", "32 deliveries"),
+        ({}, {"rate": 2.0, "tokens": 0.4}, "rate_limited", "2 deliveries a second"),
+        ({}, {"rate": 2.0, "tokens": 1.0}, "due", "due now"),
+    ],
+)  # fmt: skip
+def test_why(waiting: dict[str, Any], gate: dict[str, Any], code: str, said: str) -> None:
+    answer = why(replace(READY, **waiting), replace(OPEN, **gate), NOW)
+    assert answer["code"] == code
+    assert said in answer["message"]
+
+
+def test_messages() -> None:
+    assert views.message("pending", 0, 0, None) == "Stored: there is no delivery to make."
+    assert views.message("pending", 1, 0, None) == "Accepted: 1 delivery to make."
+    assert "not before 2026-01-01T00:00:00" in views.message("pending", 2, 0, NOW)
+    assert views.message("failed", 0, 2, None) == "Failed: 2 deliveries gave up."
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "encoded"),
+    [
+        (None, None, None),
+        (b"", "", None),
+        ("é".encode(), "é", None),
+        ("ok é".encode()[:-1], "ok ", None),  # the cut went through a character
+        (b"\xff\x00", "\ufffd\x00", "/wA="),
+    ],
+)
+def test_excerpts(raw: bytes | None, text: str | None, encoded: str | None) -> None:
+    assert excerpt(raw) == (text, encoded)
+
+
+@pytest.mark.anyio
+async def test_a_note_ends_the_wait_at_once() -> None:
+    waiters, done = Waiters(poll=30), False
+
+    async def settled() -> bool:
+        return done
+
+    waiting = asyncio.create_task(waiters.wait("evt_1", 30, settled))
+    await asyncio.sleep(0.01)
+    waiters.on_notes([object(), EventSettled("evt_2", "delivered")])
+    waiters.on_notes([EventSettled("evt_1", "pending")])  # not all of its deliveries yet
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    done = True
+    waiters.on_notes([EventSettled("evt_1", "delivered")])
+    await asyncio.wait_for(waiting, 1)
+    assert waiters._waiting == {}
+
+
+@pytest.mark.anyio
+async def test_what_other_processes_settle_is_found_by_polling() -> None:
+    answers = iter([False, False, True])
+
+    async def settled() -> bool:
+        return next(answers)
+
+    await asyncio.wait_for(Waiters(poll=0.01).wait("evt_1", 30, settled), 1)
+
+
+@pytest.mark.anyio
+async def test_a_wait_ends_with_its_time_and_with_the_process() -> None:
+    async def settled() -> bool:
+        return False
+
+    began = time.monotonic()
+    waiters = Waiters(poll=30)
+    await waiters.wait("evt_1", 0.05, settled)
+    assert time.monotonic() - began < 1
+    waiting = asyncio.create_task(waiters.wait("evt_1", 30, settled))
+    await asyncio.sleep(0.01)
+    waiters.close()
+    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiters.wait("evt_2", 30, settled), 1)
