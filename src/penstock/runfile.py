@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def write(folder: Path, run: RunFile) -> None:
     with os.fdopen(descriptor, "w") as file:
         json.dump(asdict(run), file)
     temporary.replace(folder / NAME)
+
+
+@contextlib.contextmanager
+def written(folder: Path, run: RunFile) -> Iterator[None]:
+    """The file is there while the block runs."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write(folder, run)
+    try:
+        yield
+    finally:
+        remove(folder, run)
 
 
 def read(folder: Path) -> RunFile | None:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
     from penstock.api.auth import TokenVerifier
+    from penstock.api.limits import RateLimiter
     from penstock.app import Penstock
     from penstock.work.line import Isolate
 
@@ -239,6 +240,8 @@ class Runtime:
             version=__version__,
             services=("jobs", *self.settings.services),
             readiness=self.ready,
+            limiter=_limiter(self.settings),
+            metrics_public=self.settings.metrics_public,
             clock=self.clock,
         )
 
@@ -419,7 +422,16 @@ def _oidc(settings: Settings) -> TokenVerifier | None:
         settings.oidc_audience,
         jwks_url=settings.oidc_jwks_url,
         account_claim=settings.oidc_account_claim,
+        audience_claim=settings.oidc_audience_claim,
     )
+
+
+def _limiter(settings: Settings) -> RateLimiter | None:
+    if settings.rate_limit is None:
+        return None
+    from penstock.api.limits import RateLimiter
+
+    return RateLimiter(settings.rate_limit, max(1, round(2 * settings.rate_limit)))
 
 
 def _isolation(settings: Settings, app_path: str | None) -> Isolate:

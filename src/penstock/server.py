@@ -9,8 +9,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
+
+import uvicorn
 
 from penstock import __version__, runfile
 from penstock.errors import SettingsError
@@ -33,11 +35,15 @@ from penstock.telemetry import (
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
-    import uvicorn
+    from fastapi import FastAPI
 
 PORTS_TRIED = 20
-# What runs beside the server, once it listens (the demo); ended when the server stops.
-Companion = Callable[[Runtime, RunFile], Awaitable[None]]
+# What runs beside the server once it listens; ended when the server stops, which stops if it fails.
+Companion = Callable[[Runtime, RunFile], Coroutine[Any, Any, None]]
+
+
+async def _nothing(runtime: Runtime, run_file: RunFile) -> None:
+    await asyncio.Event().wait()
 
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> None:
@@ -58,53 +64,42 @@ async def up(
     *,
     app_path: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
-    companion: Companion | None = None,
+    companion: Companion = _nothing,
 ) -> int:
     """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT."""
     configure_logging(settings.log_level, settings.log_format)
     app = load_app(app_path)
     await asyncio.to_thread(migrate, settings)
-    async with contextlib.AsyncExitStack() as stack:
-        runtime = await stack.enter_async_context(
-            open_runtime(settings, app=app, app_path=app_path)
-        )
-        listening = stack.enter_context(listen(settings))
-        run_file = RunFile(os.getpid(), _url(listening), runfile.new_token())
-        http = _http_server(runtime, run_file.token, settings)
-        stopping = _signals()
-        began = runtime.clock.monotonic()
-        worker = runtime.start()
-        serving = asyncio.create_task(http.serve(sockets=[listening]), name="http")
-        while not (http.started or serving.done()):
-            await asyncio.sleep(0.01)
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        runfile.write(settings.data_dir, run_file)
-        log(
-            SERVER_STARTED,
-            url=run_file.url,
-            database=runtime.database.dialect,
-            data_dir=str(settings.data_dir),
-            services=list(settings.services),
-            version=__version__,
-            seconds=round(runtime.clock.monotonic() - began, 3),
-        )
-        announce(f"Penstock {__version__} runs at {run_file.url}")
-        tasks: list[asyncio.Task[Any]] = [worker, serving]
-        waiting = [asyncio.create_task(stopping.wait())]
-        if companion is not None:
-            waiting.append(asyncio.create_task(_accompany(companion, runtime, run_file)))
-        await asyncio.wait([*waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-        beside = await asyncio.gather(*waiting, return_exceptions=True)
-        http.should_exit = True
-        runtime.stop()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        runfile.remove(settings.data_dir, run_file)
-        log(SERVER_STOPPED, uptime=round(runtime.clock.monotonic() - began, 3))
-        for result in [*results, *beside]:
-            if isinstance(result, Exception):
-                raise result
+    async with open_runtime(settings, app=app, app_path=app_path) as runtime:
+        with listen(settings) as listening:
+            stopping = _signals()
+            began = runtime.clock.monotonic()
+            run_file = RunFile(os.getpid(), _url(listening), runfile.new_token())
+            http = HttpServer(runtime.http(run_file.token), settings.grace)
+            serving = asyncio.create_task(http.serve(sockets=[listening]), name="http")
+            await _first(serving, asyncio.create_task(http.listening.wait()))
+            worker = runtime.start()
+            with runfile.written(settings.data_dir, run_file):
+                log(
+                    SERVER_STARTED,
+                    url=run_file.url,
+                    database=runtime.database.dialect,
+                    data_dir=str(settings.data_dir),
+                    services=list(settings.services),
+                    version=__version__,
+                    seconds=round(runtime.clock.monotonic() - began, 3),
+                )
+                announce(f"Penstock {__version__} runs at {run_file.url}")
+                beside = asyncio.create_task(companion(runtime, run_file))
+                await _first(asyncio.create_task(stopping.wait()), worker, serving, beside)
+                beside.cancel()
+                http.should_exit = True
+                runtime.stop()
+                results = await asyncio.gather(worker, serving, beside, return_exceptions=True)
+            log(SERVER_STOPPED, uptime=round(runtime.clock.monotonic() - began, 3))
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
     return 0
 
 
@@ -126,9 +121,7 @@ async def work(settings: Settings, *, app_path: str | None = None) -> int:
             wakeups=type(runtime.wakeups).__name__,
         )
         worker = runtime.start()
-        waiting = asyncio.create_task(stopping.wait())
-        await asyncio.wait([waiting, worker], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await _first(asyncio.create_task(stopping.wait()), worker)
         runtime.stop()
         await worker
     return 0
@@ -181,26 +174,31 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _http_server(runtime: Runtime, token: str, settings: Settings) -> uvicorn.Server:
-    import uvicorn
+class HttpServer(uvicorn.Server):
+    """uvicorn, without its own signal handling: this module stops it."""
 
-    class Server(uvicorn.Server):
-        """Signals are this module's business."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    return Server(
-        uvicorn.Config(
-            runtime.http(token),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=max(1, int(settings.grace)),
+    def __init__(self, app: FastAPI, grace: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=max(1, int(grace)),
+            )
         )
-    )
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self.listening.set()
 
 
 def _signals() -> asyncio.Event:
@@ -221,7 +219,6 @@ def _signals() -> asyncio.Event:
     return stopping
 
 
-
-async def _accompany(companion: Companion, runtime: Runtime, run_file: RunFile) -> bool:
-    await companion(runtime, run_file)
-    return True
+async def _first(*tasks: asyncio.Task[Any]) -> None:
+    """Return when the first of these has ended."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -244,6 +244,20 @@ class Settings(BaseSettings):
     oidc_account_claim: str = _setting(
         "sub", "The claim that names the account a token acts for.", "the name of a claim"
     )
+    oidc_audience_claim: str = _setting(
+        "aud",
+        "The claim that names the audience: `client_id` for Cognito's access tokens, `azp` for "
+        "Clerk's.",
+        "the name of a claim",
+    )
+    rate_limit: float | None = _setting(
+        None,
+        "Requests a second that each account may make, in bursts of twice as many. "
+        "When absent, any number.",
+        "a number above 0",
+        gt=0,
+    )
+    metrics_public: bool = _setting(True, "Answer /metrics without a credential.", "true or false")
     log_level: Annotated[Level, BeforeValidator(_lower)] = _setting(
         "info", "The least level that is logged.", "debug, info, warning or error"
     )

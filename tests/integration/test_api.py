@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,18 @@ from penstock.api.problems import PROBLEMS
 from penstock.api.routing import Route, router
 from penstock.api.scopes import ALL, expand
 from penstock.clock import SystemClock
+from penstock.events import service
+from penstock.secretbox import SecretBox, generate_key
 from penstock.storage import Database
 from penstock.storage.sqlite import SqliteDatabase
 
 pytestmark = pytest.mark.anyio
 
 # Routes that nobody needs a credential for. A new one has to be added here on purpose.
-OPEN = {"/health/live", "/health/ready", "/version", "/metrics", "/problems/{code}"}
+OPEN = {"/", "/health/live", "/health/ready", "/version", "/metrics", "/problems/{code}"}
+
+# Routes that look at the body before they look the thing up: a body that is in order.
+BODIES = {("PATCH", "/v1/endpoints/{endpoint_id}"): {"description": "mine now"}}
 
 
 class Echo(BaseModel):
@@ -67,21 +73,45 @@ async def database(sqlite_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def app(database: Database) -> FastAPI:
-    """The application whose routes are walked."""
-    return create_app(
-        routers=[echo()],
+async def app(database: Database) -> AsyncIterator[FastAPI]:
+    """The application whose routes are walked: the services' own, and a few for the shell."""
+    events = service.build(
+        database=database,
+        clock=SystemClock(),
+        box=SecretBox([generate_key()]),
+        allow=[ip_network("127.0.0.0/8")],
+        slots=1,
+        schedule=[1.0],
+        timeout=1.0,
+        expiry=60.0,
+        max_body=262_144,
+        max_batch_body=5_242_880,
+    )
+    yield create_app(
+        routers=[echo(), *events.routers],
         authenticator=Authenticator(database),
         database=database,
         version="0",
     )
+    await events.close()
 
 
 @pytest.fixture
-async def owned(database: Database) -> dict[str, str]:
+async def owned(app: FastAPI, database: Database) -> dict[str, str]:
     """By path parameter: the id of a thing that belongs to the account `acme`."""
-    key, _ = await database.unit(lambda tx: keys.create(tx, "acme", "theirs"))
-    return {"key_id": key.id}
+    key, secret = await database.unit(lambda tx: keys.create(tx, "acme", "theirs"))
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with served(app) as address, aiohttp.ClientSession(address, headers=headers) as session:
+        new = {"target": "http://127.0.0.1:9/", "event_types": ["*"]}
+        async with session.post("/v1/endpoints", json=new) as answer:
+            endpoint = await answer.json()
+        async with session.post("/v1/events", json={"event_type": "a", "payload": {}}) as answer:
+            event = await answer.json()
+    return {
+        "key_id": key.id,
+        "endpoint_id": endpoint["endpoint_id"],
+        "event_id": event["event_id"],
+    }
 
 
 @pytest.fixture
@@ -99,7 +129,7 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
     try:
         while not server.started:
             await asyncio.sleep(0.01)
-        yield "http://127.0.0.1:{}".format(listener.getsockname()[1])
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
@@ -185,7 +215,8 @@ async def test_every_route_as_another_account(
                 continue
             # A parameter without an example here would go unwatched.
             address = route.path.format_map(owned)
-            async with session.request(method, address) as answer:
+            body = BODIES.get((method, route.path))
+            async with session.request(method, address, json=body) as answer:
                 assert answer.status == 404, (method, address, await answer.text())
                 assert (await problem(answer))["code"] == "not_found"
 

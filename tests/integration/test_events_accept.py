@@ -118,9 +118,7 @@ async def test_deliver_at_delays_the_deliveries_and_their_expiry(
     later = clock.now() + 3600 * SECOND
     notes: list[object] = []
     database.subscribe(notes.extend)
-    (outcome,) = await accept(
-        database, Acceptor(EXPIRY), NewEvent("a", "{}", deliver_at=later)
-    )
+    (outcome,) = await accept(database, Acceptor(EXPIRY), NewEvent("a", "{}", deliver_at=later))
     (row,) = await rows(database, DELIVERIES, id=stored(outcome).event_id)
     assert row[3:5] == (later, later + int(EXPIRY) * SECOND)
     assert [n.delay for n in notes if isinstance(n, Wake)] == [3600.0]
@@ -172,9 +170,7 @@ async def test_a_version_seen_in_a_failed_unit_does_not_come_back_with_other_con
 async def test_thirty_two_posts_under_one_key_make_one_event(database: Database) -> None:
     await add(database)
     acceptor = Acceptor(EXPIRY)
-    outcomes = await asyncio.gather(
-        *(accept(database, acceptor, keyed("k")) for _ in range(32))
-    )
+    outcomes = await asyncio.gather(*(accept(database, acceptor, keyed("k")) for _ in range(32)))
     answers = {stored(outcome).answer for (outcome,) in outcomes}
     assert len(answers) == 1
     assert [stored(outcome).replayed for (outcome,) in outcomes].count(False) == 1
@@ -386,7 +382,9 @@ async def test_deleting_cancels_what_waits_and_keeps_the_counters_right(
     monkeypatch.setattr(endpoints, "CANCEL_CHUNK", 2)
     doomed, other = await add(database), await add(database, event_types=["b"])
     acceptor = Acceptor(EXPIRY)
-    only = [stored(o).event_id for o in await accept(database, acceptor, *[NewEvent("a", "{}")] * 5)]
+    only = [
+        stored(o).event_id for o in await accept(database, acceptor, *[NewEvent("a", "{}")] * 5)
+    ]
     (both,) = await accept(database, acceptor, NewEvent("b", "{}"))
     lane = await database.unit(lambda tx: endpoints.delete(tx, "default", doomed))
     while await database.unit(lambda tx: endpoints.cancel_waiting(tx, lane)):

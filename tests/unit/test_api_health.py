@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_database_that_can_be_written_is_well(
     database: Database, clock: ManualClock
 ) -> None:
-    check = health._Check(database, None, clock)
+    check = health.Check(database, None, clock)
     for _ in range(2):
         assert await check.run() == {"database": None}
         clock.advance(5)
@@ -35,7 +35,7 @@ async def test_a_check_that_hangs_has_failed(
         await asyncio.sleep(60)
         return {}
 
-    check = health._Check(Hanging(), readiness, clock)  # type: ignore[arg-type]
+    check = health.Check(Hanging(), readiness, clock)  # type: ignore[arg-type]
     verdict = await check.run()
     assert set(verdict) == {"database", "checks"}
     assert all("no answer" in str(failure) for failure in verdict.values())
@@ -50,6 +50,6 @@ async def test_many_who_ask_at_once_cost_one_check(database: Database, clock: Ma
         await asyncio.sleep(0)
         return {}
 
-    check = health._Check(database, readiness, clock)
+    check = health.Check(database, readiness, clock)
     await asyncio.gather(*(check.run() for _ in range(50)))
     assert runs == 1

@@ -139,7 +139,8 @@ async def test_claims_that_do_not_hold(
 
 
 async def test_a_small_difference_of_clocks_is_forgiven(verifier: OidcVerifier) -> None:
-    principal, lifetime = await verifier.verify(token(exp=NOW - 29 + 5, nbf=NOW + 20))
+    now = int(time.time())
+    principal, lifetime = await verifier.verify(token(exp=now - 15, nbf=now + 20))
     assert principal.account == "acme"
     assert lifetime <= 2.0
 
@@ -214,7 +215,7 @@ async def test_known_keys_outlive_an_outage(
         {"keys": [{"kty": "RSA", "n": "!", "e": "AQAB", "kid": "rsa"}, "x", None]},
         {"keys": [jwk(RSA, "rsa", use="enc")]},
     ],
-    ids=repr,
+    ids=["unreachable", "slow", "list", "empty", "null", "symmetric", "damaged", "encryption"],
 )
 async def test_without_keys_it_is_not_the_clients_fault(
     issuer: Issuer, verifier: OidcVerifier, clock: ManualClock, document: Any

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.api import health, openapi, problems, routes_keys
+from penstock.api import health, openapi, problems, routes_keys, welcome
 from penstock.api.auth import Authenticator
-from penstock.api.health import Readiness
+from penstock.api.health import Check, Readiness
 from penstock.api.limits import RateLimiter
 from penstock.api.routing import Route
 from penstock.api.shell import Shell
@@ -67,14 +67,11 @@ def create_app(
         exception_handlers={HTTPException: _answer, RequestValidationError: _answer},
         lifespan=life,
     )
+    check = Check(database, readiness, clock)
     own = [
+        welcome.routes(check=check, version=version, services=services),
         health.routes(
-            database=database,
-            readiness=readiness,
-            version=version,
-            services=services,
-            metrics_public=metrics_public,
-            clock=clock,
+            check=check, version=version, services=services, metrics_public=metrics_public
         ),
         routes_keys.routes(database),
     ]

@@ -54,17 +54,10 @@ class Version(BaseModel):
 
 
 def routes(
-    *,
-    database: Database,
-    readiness: Readiness | None,
-    version: str,
-    services: Sequence[str],
-    metrics_public: bool,
-    clock: Clock | None = None,
+    *, check: Check, version: str, services: Sequence[str], metrics_public: bool
 ) -> APIRouter:
     """`/health/live`, `/health/ready`, `/version`, `/metrics` and `/problems/{code}`."""
     api = router(tags=["Operation"])
-    check = _Check(database, readiness, clock or SystemClock())
 
     @api.get("/health/live", summary="Is the process alive?")
     @public
@@ -102,13 +95,15 @@ def routes(
     return api
 
 
-class _Check:
+class Check:
     """Runs the checks, at most once a second however often it is asked."""
 
-    def __init__(self, database: Database, readiness: Readiness | None, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, readiness: Readiness | None, clock: Clock | None = None
+    ) -> None:
         self._database = database
         self._readiness = readiness
-        self._clock = clock
+        self._clock = clock or SystemClock()
         self._lock = asyncio.Lock()
         self._verdict: dict[str, str | None] = {}
         self._until = float("-inf")

@@ -19,7 +19,7 @@ from penstock.api.auth import TTL, Principal, refused
 from penstock.api.problems import Problem
 from penstock.api.scopes import expand
 from penstock.clock import Clock, SystemClock
-from penstock.telemetry import LogEvent, log
+from penstock.telemetry import OIDC_KEYS_UNAVAILABLE, log
 
 ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
 LEEWAY: Final = 30.0  # seconds by which the issuer's clock may differ
@@ -28,13 +28,6 @@ ASK_AGAIN: Final = 60.0  # seconds between fetches for a key id that is not in t
 _FETCH_SECONDS: Final = 10
 _MOST_BYTES: Final = 1024 * 1024
 _MOST_ACCOUNT: Final = 128
-
-OIDC_KEYS_UNAVAILABLE: Final = LogEvent(
-    "oidc_keys_unavailable",
-    "warning",
-    "The keys of the token issuer could not be fetched; those known so far are used.",
-    frozenset({"issuer", "error"}),
-)
 
 Fetch = Callable[[str], Awaitable[Any]]
 

@@ -62,6 +62,17 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "validation_failed": Kind(
         422, "Validation failed", "Correct what 'errors' lists and send the request again."
     ),
+    "target_refused": Kind(
+        422,
+        "Target refused",
+        "Give an https:// URL that leads to public addresses; the server's operator can allow "
+        "private networks with PENSTOCK_ALLOW_PRIVATE_TARGETS.",
+    ),
+    "idempotency_key_reused": Kind(
+        422,
+        "Idempotency key reused",
+        "Send the first request again as it was, or use a new key for a new event.",
+    ),
     "nul_character": Kind(
         422, "NUL character", "Remove \\u0000: databases cannot hold it in a text."
     ),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import shlex
+import shutil
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -33,10 +38,15 @@ def demo(
     from penstock.settings import load_settings
 
     settings = load_settings(host=host, port=port, data_dir=data)
+    if "log_level" not in settings.model_fields_set:
+        # What fails here fails on purpose, and is told by the demo itself.
+        settings = settings.model_copy(update={"log_level": "error"})
 
     async def play(runtime: Any, run_file: Any) -> None:
         async with _receiver() as receiver:
-            await asyncio.to_thread(_play, Server(run_file.url, run_file.token), receiver)
+            local = Server(run_file.url, run_file.token)
+            given = f" --data {shlex.quote(str(data))}" if data else ""
+            await asyncio.to_thread(_play, local, receiver, _command(), given)
             await asyncio.Event().wait()  # the receiver stays up as long as the server
 
     server.run(lambda: server.up(settings, app_path=app, announce=say, companion=play))
@@ -49,7 +59,7 @@ class _Receiver:
     url: str = ""
     secrets: dict[str, bytes] = field(default_factory=dict)  # path -> signing key
     verified: int = 0
-    seen: dict[str, int] = field(default_factory=dict)
+    seen: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 class _receiver:
@@ -69,9 +79,9 @@ class _receiver:
                 return web.Response(status=503)
             sign.verify(request.headers, body, [key])
             state.verified += 1
-            event = request.headers["webhook-id"]
-            state.seen[event] = state.seen.get(event, 0) + 1
-            if request.path.endswith("/falters") and state.seen[event] <= 2:
+            tries = request.path, request.headers["webhook-id"]
+            state.seen[tries] = state.seen.get(tries, 0) + 1
+            if request.path.endswith("/falters") and state.seen[tries] <= 2:
                 return web.Response(status=503, text="not yet")
             if request.path.endswith("/refuses"):
                 return web.Response(status=422, text="this receiver does not want it")
@@ -92,7 +102,7 @@ class _receiver:
         await self.runner.cleanup()
 
 
-def _play(server: Server, receiver: _Receiver) -> None:
+def _play(server: Server, receiver: _Receiver, command: str, data: str) -> None:
     _remove_earlier(server)
     endpoints = {
         "takes": _endpoint(server, receiver, "takes", TAKES, ["demo.*"]),
@@ -119,11 +129,21 @@ def _play(server: Server, receiver: _Receiver) -> None:
         _report(name, _ended(server, event_id), names)
     say(f"The receiver verified {receiver.verified} signatures.")
     say()
-    say(f"Look:         {server.url}/")
-    say("Send one:     penstock events send demo.hello '{\"text\": \"hello\"}'")
-    say("Watch:        penstock events tail")
-    say("A key:        penstock keys create --name first")
-    say("Stop:         Ctrl-C (what was accepted is kept)")
+    say(f"Look:      {server.url}/")
+    say(f'Send one:  {command} events send demo.hello \'{{"text": "hello"}}\'{data}')
+    say(f"Watch:     {command} events tail{data}")
+    say(f"A key:     {command} keys create --name first{data}")
+    say("Stop:      Ctrl-C (what was accepted is kept)")
+
+
+def _command() -> str:
+    """How this command was called, so that the lines to copy work where they are read."""
+    called = Path(sys.argv[0])
+    if shutil.which("penstock") and Path(shutil.which("penstock") or "").samefile(called):
+        return "penstock"
+    if called.name == "__main__.py":
+        return f"{Path(sys.executable).name} -m penstock"
+    return os.path.relpath(called)
 
 
 def _remove_earlier(server: Server) -> None:

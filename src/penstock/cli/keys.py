@@ -65,8 +65,9 @@ def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
         document({"items": items})
         return
     for item in items:
-        state = "revoked" if item["revoked_at"] else "active"
-        say(f"{item['id']}  {state:8}  …{item['hint']}  {item['name']}")
+        until = f"until {item['expires_at']}" if item["expires_at"] else "for ever"
+        scopes = ",".join(item["scopes"])
+        say(f"{item['id']}  …{item['hint']}  {until:33}  {item['name']}  {scopes}")
     if not items:
         say("No keys yet. Make one: penstock keys create --name first")
 

@@ -67,4 +67,3 @@ def migrate(
         say(f"The tables are up to date (revision {after}).")
     else:
         say(f"The tables were brought from revision {before or 'none'} to {after}.")
-

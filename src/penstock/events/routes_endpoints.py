@@ -33,7 +33,8 @@ def problem_of(refused: Refused) -> Problem:
             failure["pointer"] = refused.pointer
         where = f" (at {refused.pointer})" if refused.pointer else ""
         return Problem(refused.code, f"{refused.message}{where}.", errors=[failure])
-    return Problem(refused.code, refused.message)
+    sentence = f"{refused.message[:1].upper()}{refused.message[1:].removesuffix('.')}."
+    return Problem(refused.code, sentence)
 
 
 def add(api: APIRouter, deps: Deps) -> None:

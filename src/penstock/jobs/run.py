@@ -177,8 +177,8 @@ class JobRunner:
         return Done(apply=functools.partial(_set_result, context.id, result))
 
 
-def job_kind(runner: JobRunner) -> Kind[JobRow]:
-    """The kind "job" for the engine."""
+def job_kind(runner: JobRunner, *, lease: float = 60.0) -> Kind[JobRow]:
+    """The kind "job" for the engine; `lease` in seconds."""
     return Kind(
         name=store.KIND,
         table="jobs",
@@ -187,7 +187,8 @@ def job_kind(runner: JobRunner) -> Kind[JobRow]:
         done="succeeded",
         dead="dead",
         terminal=frozenset({"succeeded", "dead", "cancelled"}),
-        timeout=UNKNOWN_AGAIN,
+        lease=lease,
+        timeout=UNKNOWN_AGAIN,  # for rows without a job here, which take no time at all
         timeout_of=runner.timeout_of,
         slots=runner.slots,
         on_end=_on_end,

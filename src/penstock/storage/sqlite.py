@@ -25,6 +25,7 @@ from penstock.clock import Clock
 from penstock.storage.database import Notes, Outbox, Subscriber, Tx, Unit
 from penstock.storage.lock import lock_of
 from penstock.storage.sql import Statement, compile_core, sql
+from penstock.telemetry import STORAGE_FULL, UNITS_PER_COMMIT, log, metrics
 
 T = TypeVar("T")
 
@@ -304,8 +305,11 @@ class SqliteDatabase:
             try:
                 self._commit(connection, batch)
                 self.commits += 1
+                metrics.observe(UNITS_PER_COMMIT, len(batch))
             except BaseException as exc:
                 _roll_back(connection, batch, exc)
+                if any(isinstance(unit.error, errors.StorageFull) for unit in batch):
+                    log(STORAGE_FULL, path=str(self.path), error=str(exc))
             self._outbox.deliver(batch)
             del batch
 

@@ -162,9 +162,7 @@ def force_closed(tx: Tx, lane: str, seconds: float, *, actor: str, reason: str) 
     return True
 
 
-def _tell(
-    tx: Tx, lane: str, state: str, open_for: float | None, reason: str, actor: str
-) -> None:
+def _tell(tx: Tx, lane: str, state: str, open_for: float | None, reason: str, actor: str) -> None:
     tx.run(
         _LOG,
         id=new_id("cir"),

@@ -130,8 +130,9 @@ def share(gates: Sequence[Gate], slots: int) -> list[int]:
 
     The order of `gates` is the order of turns: the lane served longest ago comes first.
     """
-    open_ = [gate.allowance if gate.due_in is not None and gate.due_in <= 0 else 0
-             for gate in gates]
+    open_ = [
+        gate.allowance if gate.due_in is not None and gate.due_in <= 0 else 0 for gate in gates
+    ]
     quotas = [0] * len(gates)
     while slots > 0 and any(open_):
         turn = max(1, slots // sum(1 for left in open_ if left))

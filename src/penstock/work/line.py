@@ -84,7 +84,6 @@ class Line:
     _settleable: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
     _alone: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    _closing: bool = False
 
     # ------------------------------------------------------------------ wakes
 
@@ -172,30 +171,49 @@ class Line:
 
     async def _run(self, running: _Running, data: Any, began: float) -> None:
         claim, kind = running.claim, self.kind
-        limit = kind.timeout_of(data) or kind.timeout
         running.started = True
         metrics.observe(CLAIM_TO_START, self.clock.monotonic() - began, kind=kind.name)
         if self.isolate is not None and claim.lapses >= ledger.ISOLATE_AFTER:
             running.alone = True
-            await self._run_alone(self.isolate, claim, limit)
+            try:
+                await self._run_alone(self.isolate, claim, kind.timeout_of(data) or kind.timeout)
+            except Exception as exc:
+                self._trouble("isolate", exc)  # its lease lapses
+                self._release_slots([claim])
             return
         try:
+            outcome = await self._handle(claim, data)
+        except Exception as exc:  # the kind's own functions; its row must not be held for ever
+            self._trouble("handle", exc)
+            outcome = Retry(reason=_describe(exc))
+        self._finish(running, outcome)
+
+    async def _handle(self, claim: Claim, data: Any) -> Outcome:
+        kind = self.kind
+        limit = kind.timeout_of(data) or kind.timeout
+        fault: BaseException
+        try:
             async with asyncio.timeout(limit) as deadline:
-                outcome: Outcome = await kind.handle(Task(claim, data, limit))
-        except asyncio.CancelledError:
-            raise  # the lease was lost, or the worker stops: whoever cancelled sees to the row
+                return await kind.handle(Task(claim, data, limit))
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the lease was lost, or the worker stops: whoever cancelled sees to the row
+            fault = exc  # something that the handler waited for was cancelled
         except (Exception, SystemExit) as exc:  # a handler that exits must not end the worker
             if isinstance(exc, TimeoutError) and deadline.expired():
-                outcome = Retry(reason=f"timed out after {limit:g} s")
-            else:
-                outcome = kind.classify(exc)
-                log(WORK_FAILED, kind=kind.name, id=claim.id, error=_describe(exc), exc_info=exc)
-        self._finish(running, outcome)
+                return Retry(reason=f"timed out after {limit:g} s")
+            fault = exc
+        log(WORK_FAILED, kind=kind.name, id=claim.id, error=_describe(fault), exc_info=fault)
+        return kind.classify(fault)
 
     async def _run_alone(self, isolate: Isolate, claim: Claim, limit: float) -> None:
         """A row that lost its lease twice may kill its process: it gets one of its own."""
         async with self._alone:
-            fault = await isolate(claim, limit)
+            try:
+                fault = await isolate(claim, limit)
+            except Exception as exc:  # it could not even be started
+                fault = _describe(exc)
 
         def close(tx: Tx) -> tuple[bool, list[Wake]]:
             lapsed = ledger.lapse(tx, self.kind, claim, fault or "its process did not settle it")
@@ -210,8 +228,16 @@ class Line:
 
     def _finish(self, running: _Running, outcome: Outcome) -> None:
         running.finished = True
-        self._finished.append(decide(self.kind, running.claim, outcome, self.clock.now()))
+        self._finished.append(self._decide(running.claim, outcome))
         self._settleable.set()
+
+    def _decide(self, claim: Claim, outcome: Outcome) -> Settlement:
+        now = self.clock.now()
+        try:
+            return decide(self.kind, claim, outcome, now)
+        except Exception as exc:  # not an outcome, or one with a delay that is no number
+            self._trouble("decide", exc)
+            return decide(self.kind, claim, Dead(f"the handler returned {outcome!r}"), now)
 
     # ------------------------------------------------------------------ settle
 
@@ -233,18 +259,18 @@ class Line:
             self._trouble("settle", exc)
             settled = set()
         for settlement in batch:
-            if settlement.claim.id in settled:
+            if settlement.claim in settled:
                 self.counts.add(failed=settlement.result in ("retry", "dead"))
                 metrics.inc(WORK_SETTLED, kind=self.kind.name, outcome=settlement.result)
             else:
                 self._lost(settlement.claim)
         self._release_slots([settlement.claim for settlement in batch])
 
-    async def _settle_rows(self, batch: list[Settlement]) -> set[str]:
+    async def _settle_rows(self, batch: list[Settlement]) -> set[Claim]:
         """Settle the batch; where it cannot be written, halve it: one bad row fails alone."""
         touched = {settlement.claim.lane for settlement in batch}
 
-        def write(tx: Tx) -> tuple[set[str], list[Wake]]:
+        def write(tx: Tx) -> tuple[set[Claim], list[Wake]]:
             settled = ledger.settle(tx, self.kind, batch)
             return settled, self._looks(tx, touched) if tx.dialect == "sqlite" else []
 
@@ -253,7 +279,11 @@ class Line:
         except Exception as exc:
             log(WORK_FAILED, kind=self.kind.name, id=batch[0].claim.id, error=_describe(exc))
             if len(batch) == 1:
-                return await self._settle_bare(batch[0].claim, exc)
+                try:
+                    return await self._settle_bare(batch[0].claim, exc)
+                except Exception as worse:
+                    self._trouble("settle", worse)  # its lease lapses; the others go on
+                    return set()
             half = len(batch) // 2
             return await self._settle_rows(batch[:half]) | await self._settle_rows(batch[half:])
         if self.database.dialect != "sqlite":
@@ -261,12 +291,12 @@ class Line:
         self.look_all(wakes)
         return settled
 
-    async def _settle_bare(self, claim: Claim, exc: Exception) -> set[str]:
+    async def _settle_bare(self, claim: Claim, exc: Exception) -> set[Claim]:
         """The settlement itself is at fault: count a failed attempt and nothing more."""
         reason = f"what it led to could not be stored: {_describe(exc)}"
-        bare = decide(self.kind, claim, Retry(reason=reason), self.clock.now())
+        bare = self._decide(claim, Retry(reason=reason))
 
-        def write(tx: Tx) -> tuple[set[str], list[Wake]]:
+        def write(tx: Tx) -> tuple[set[Claim], list[Wake]]:
             return ledger.settle(tx, self.kind, [bare]), self._looks(tx, [claim.lane])
 
         settled, wakes = await self._persist(write)
@@ -331,7 +361,7 @@ class Line:
             for r in held:
                 # A row that is gone because it settled meanwhile is not lost.
                 settled = r.finished or r.alone or _key(r.claim) not in self._running
-                if r.claim.id not in kept and not settled:
+                if r.claim not in kept and not settled:
                     self._cancel_lost(r)
 
     def _cancel_lost(self, running: _Running) -> None:
@@ -377,8 +407,13 @@ class Line:
                     await self._idle.wait()
 
     async def _give_back(self, claims: Sequence[Claim]) -> None:
-        if claims:
-            await self._persist(lambda tx: ledger.give_back(tx, self.kind, claims))
+        if not claims:
+            return
+        try:
+            async with asyncio.timeout(LAST_SETTLE):
+                await self._persist(lambda tx: ledger.give_back(tx, self.kind, claims))
+        except Exception as exc:  # their leases lapse
+            self._trouble("give_back", exc)
 
 
 def _key(claim: Claim) -> tuple[str, int]:

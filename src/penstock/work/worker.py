@@ -59,9 +59,7 @@ class Worker:
         self._clock = clock
         self._grace = grace
         self._stop = asyncio.Event()
-        self.lines = {
-            kind.name: Line(kind, database, clock, waker, isolate) for kind in kinds
-        }
+        self.lines = {kind.name: Line(kind, database, clock, waker, isolate) for kind in kinds}
 
     def stop(self) -> None:
         """Begin to stop; `run` returns once everything is settled or given back."""
@@ -77,14 +75,15 @@ class Worker:
         began = self._clock.monotonic()
         lines = list(self.lines.values())
         loops = [asyncio.create_task(self._listen(), name="listen")]
-        loops += [asyncio.create_task(line.serve(), name=f"{line.kind.name}.serve")
-                  for line in lines]
+        loops += [
+            asyncio.create_task(line.serve(), name=f"{line.kind.name}.serve") for line in lines
+        ]
         background = [asyncio.create_task(line.settle()) for line in lines]
         background += [asyncio.create_task(line.renew()) for line in lines]
-        await self._look_everywhere()
-        log(WORKER_READY, seconds=round(self._clock.monotonic() - began, 3))
         stopping = asyncio.create_task(self._stop.wait())
         try:
+            await self._look_everywhere()
+            log(WORKER_READY, seconds=round(self._clock.monotonic() - began, 3))
             done, _ = await asyncio.wait(
                 [stopping, *loops, *background], return_when=asyncio.FIRST_COMPLETED
             )

@@ -1,0 +1,7 @@
+"""Fixtures of the acceptance tests."""
+
+from __future__ import annotations
+
+from support.fixtures import api, receiver, server, start, topic
+
+__all__ = ["api", "receiver", "server", "start", "topic"]

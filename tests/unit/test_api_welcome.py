@@ -1,0 +1,39 @@
+"""The page at `/`, through the application."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html import unescape
+
+from penstock.api import welcome
+
+
+def test_it_says_what_runs_and_that_it_is_ready() -> None:
+    text = welcome.page("1.2.3", ["jobs", "events"], {"database": None, "wakeups": None})
+    assert "1.2.3" in text
+    assert "jobs, events" in text
+    assert '<span class="good">yes</span>' in text
+
+
+def test_it_says_what_is_wrong() -> None:
+    text = welcome.page("1", [], {"database": "no <answer>", "wakeups": None})
+    assert "no: database: no &lt;answer&gt;" in text
+    assert "wakeups" not in text
+
+
+def test_commands_can_be_copied_as_they_are() -> None:
+    text = welcome.page("1", [], {})
+    shown = [unescape(found) for found in re.findall(r"<code>(.*?)</code>", text)]
+    assert shown == [command for _, command in welcome.COMMANDS]
+
+
+def test_nothing_but_its_own_style_may_be_loaded() -> None:
+    text = welcome.page("1", [], {})
+    policy = welcome._HEADERS["Content-Security-Policy"]
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none';")
+    assert not re.search(r"<script|\ssrc=|\sstyle=|\son[a-z]+=|https?://", text)
