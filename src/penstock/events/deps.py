@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from penstock.clock import Clock
 from penstock.events.accept import Acceptor
+from penstock.events.gather import Gatherer
 from penstock.events.guard import Guard
 from penstock.events.policy import Policy
 from penstock.events.settled import Waiters
@@ -23,4 +24,5 @@ class Deps:
     guard: Guard
     acceptor: Acceptor
     policy: Policy
+    gatherer: Gatherer
     waiters: Waiters = field(default_factory=Waiters)

@@ -216,7 +216,13 @@ def _record_gone(push: Push, receiver: Receiver, attempt: Attempt, tx: Tx) -> No
 
 
 def delivery_kind(
-    *, clock: Clock, box: SecretBox, send: Send, policy: Policy, slots: int = 256
+    *,
+    clock: Clock,
+    box: SecretBox,
+    send: Send,
+    policy: Policy,
+    slots: int = 256,
+    lease: float = 60.0,
 ) -> Kind[Push]:
     """The kind of work that pushes deliveries; `slots` = pushes at once in this process."""
     receivers = Receivers(box, policy.schedule)
@@ -249,7 +255,7 @@ def delivery_kind(
         done="delivered",
         dead="dead",
         terminal=frozenset({"delivered", "dead", "cancelled"}),
-        lease=60.0,
+        lease=lease,
         timeout=45.0,  # the pool's own timeout, at most 30 s, comes first
         slots=slots,
         # Only for faults of ours, such as a secret that cannot be opened: an answer or a

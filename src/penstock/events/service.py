@@ -12,6 +12,7 @@ from penstock.clock import Clock
 from penstock.events.accept import Acceptor
 from penstock.events.deps import Deps
 from penstock.events.fanout import fanout_kind
+from penstock.events.gather import Gatherer
 from penstock.events.guard import Guard
 from penstock.events.guard_ranges import Network
 from penstock.events.http import Failure, Response, outbound_session, post
@@ -48,6 +49,7 @@ def build(
     box: SecretBox,
     allow: Sequence[Network],
     slots: int,
+    lease: float,
     schedule: Sequence[float],
     timeout: float,
     expiry: float,
@@ -65,11 +67,13 @@ def build(
         connect = min(CONNECT_TIMEOUT, total)
         return await post(session, url, body, headers, connect_timeout=connect, total_timeout=total)
 
-    deps = Deps(database, clock, box, guard, Acceptor(expiry), policy)
+    acceptor = Acceptor(expiry)
+    gatherer = Gatherer(database, acceptor)
+    deps = Deps(database, clock, box, guard, acceptor, policy, gatherer)
     return Events(
         kinds=(
-            delivery_kind(clock=clock, box=box, send=send, policy=policy, slots=slots),
-            fanout_kind(expiry),
+            delivery_kind(clock=clock, box=box, send=send, policy=policy, slots=slots, lease=lease),
+            fanout_kind(expiry, lease=lease),
         ),
         routers=(routes(deps),),
         acceptor=deps.acceptor,

@@ -182,3 +182,20 @@ def set_caps(tx: Tx, name: str, cap: int) -> None:
     """Bring the lanes of a job to the concurrency that its code asks for now."""
     for lane, _ in tx.rows(_CAPS, name=name, cap=cap):
         lanes.configure(tx, lane, max_in_flight=cap)
+
+
+_PRUNE = sql("""
+DELETE FROM jobs WHERE id IN (
+  SELECT id FROM jobs
+  WHERE finished_at < {now} - CAST(:age AS bigint) AND status IN ('succeeded', 'cancelled')
+    AND lease_until IS NULL
+  ORDER BY finished_at LIMIT :limit)
+""")
+
+
+def prune(tx: Tx, *, age: float = 86_400.0, limit: int = 1000) -> int:
+    """Delete up to `limit` jobs that ended more than `age` seconds ago; answers how many.
+
+    Dead ones stay until somebody redrives or drops them.
+    """
+    return tx.run(_PRUNE, age=int(age * SECOND), limit=limit)
