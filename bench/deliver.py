@@ -60,11 +60,11 @@ def run(arguments: Sequence[str]) -> None:
         job = _job(server, "/v1/events", stamped, requests=total, rate=given.rate, connections=64)
         paced = load(job)
         found = wait_for(receiver, total)
-    alone_rate, alone_cpu = (figures.middle(c) for c in zip(*rows["alone"]))
+    alone_rate, alone_cpu = map(figures.middle, figures.columns(rows["alone"]))
     peer = f"aiohttp alone {alone_rate:,.0f}/s, {alone_cpu:.0f} µs CPU each"
     printed = []
     for name, label in (("single", "posted singly"), ("batch", "posted in hundreds")):
-        rates, costs = zip(*rows[name])
+        rates, costs = figures.columns(rows[name])
         printed.append(
             figures.row(
                 f"accept → endpoint, {label}",

@@ -1,8 +1,8 @@
 """An endpoint that costs nearly nothing: it answers 200 to whatever comes, and keeps count.
 
 ``POST`` counts a delivery; ``GET /`` answers the counts since the last ``GET /reset``. Where a
-body carries ``"sent":1<µs of the monotonic clock, in 15 digits>`` the time from there to its arrival is kept:
-on Linux all processes share that clock. Prints its URL when it listens.
+body carries ``"sent":1<µs of the monotonic clock, in 15 digits>`` the time from there to its
+arrival is kept: on Linux all processes share that clock. Prints its URL when it listens.
 """
 
 from __future__ import annotations

@@ -17,9 +17,11 @@ Other blocks are only there to be read.
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
-
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,9 +32,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
+from penstock.events import http, sign, why
+from penstock.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -250,6 +255,192 @@ def test_readme(reader: Reader) -> None:
 
 def test_the_first_hour(reader: Reader) -> None:
     reader.play(DOCS / "tutorial" / "first-hour.md")
+
+
+@pytest.mark.parametrize("page", ["rotate-a-secret", "write-jobs", "keep-it-running"])
+def test_how_to(reader: Reader, page: str) -> None:
+    reader.play(DOCS / "how-to" / f"{page}.md")
+
+
+@pytest.mark.postgres
+def test_run_on_postgresql(new_postgres: Any, reader: Reader) -> None:
+    page = DOCS / "how-to" / "run-on-postgresql.md"
+    (written,) = re.findall(r"postgresql://\S+", page.read_text())
+    reader.swaps[written] = new_postgres()
+    reader.play(page)
+
+
+def test_examples(reader: Reader) -> None:
+    for file in (ROOT / "examples").glob("*.py"):
+        shutil.copy(file, reader.folder)
+    reader.play(ROOT / "examples" / "README.md")
+
+
+def test_the_backup_can_be_restored(reader: Reader) -> None:
+    reader.play(DOCS / "how-to" / "keep-it-running.md")
+    restored = reader.folder / "restored"
+    restored.mkdir()
+    shutil.move(reader.folder / "backup.db", restored / "penstock.db")
+    shutil.move(reader.folder / "backup.key", restored / "secret.key")
+    reader.run("penstock keys create --name again --data restored", None)
+    assert reader.output.startswith("psk_")
+
+
+# ----------------------------------------------------------------- verification in four languages
+
+RECEIVE = DOCS / "how-to" / "receive-webhooks.md"
+BODY = '{"event_id":"evt_1","event_type":"order.created","payload":{"name":"Zoë"}}'.encode()
+
+
+def messages() -> list[dict[str, Any]]:
+    """Messages and whether they are to be believed."""
+    secret, other = sign.generate_secret(), sign.generate_secret()
+    now = int(time.time())
+    keys = [sign.decode_secret(each) for each in (secret, other)]
+    good = sign.headers(keys[:1], "evt_1", now, BODY)
+    unsigned = {name: value for name, value in good.items() if name != sign.SIGNATURE}
+    return [
+        {"secret": secret, "headers": headers, "body": body.decode(), "good": believed}
+        for headers, body, believed in (
+            (good, BODY, True),
+            (sign.headers(keys[::-1], "evt_1", now, BODY), BODY, True),  # while it is rotated
+            (sign.headers(keys[:1], "evt_1", now - 250, BODY), BODY, True),
+            (good, BODY.replace(b"order", b"chaos"), False),
+            (good | {sign.ID: "evt_2"}, BODY, False),
+            (good | {sign.TIMESTAMP: str(now - 1)}, BODY, False),
+            (sign.headers(keys[1:], "evt_1", now, BODY), BODY, False),
+            (sign.headers(keys[:1], "evt_1", now - 400, BODY), BODY, False),
+            (sign.headers(keys[:1], "evt_1", now + 400, BODY), BODY, False),
+            (good | {sign.SIGNATURE: "v1,"}, BODY, False),
+            (good | {sign.TIMESTAMP: "now"}, BODY, False),
+            (unsigned, BODY, False),
+        )
+    ]
+
+
+NODE = """
+import { readFileSync } from "node:fs";
+import { verify } from "./verify.mjs";
+const believed = JSON.parse(readFileSync("messages.json")).map((one) => {
+  try { return verify(one.secret, one.headers, Buffer.from(one.body)).event_id === "evt_1"; }
+  catch { return false; }
+});
+console.log(JSON.stringify(believed));
+"""
+PHP = """<?php
+require 'webhook.php';
+echo json_encode(array_map(function (array $one): bool {
+    try {
+        $event = verify_webhook($one['secret'], $one['headers'], $one['body']);
+        return $event['event_id'] === 'evt_1';
+    } catch (RuntimeException) {
+        return false;
+    }
+}, json_decode(file_get_contents('messages.json'), true)));
+"""
+GO = """package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+)
+
+func main() {
+	text, _ := os.ReadFile("messages.json")
+	var messages []struct {
+		Secret, Body string
+		Headers      map[string]string
+	}
+	if err := json.Unmarshal(text, &messages); err != nil {
+		panic(err)
+	}
+	believed := []bool{}
+	for _, one := range messages {
+		header := http.Header{}
+		for name, value := range one.Headers {
+			header.Set(name, value)
+		}
+		believed = append(believed, Verify(one.Secret, header, []byte(one.Body)) == nil)
+	}
+	json.NewEncoder(os.Stdout).Encode(believed)
+}
+"""
+
+
+@pytest.mark.parametrize("file", ["with_package.py", "without_package.py"])
+def test_verification_in_python(file: str) -> None:
+    module: dict[str, Any] = {}
+    exec(compile(named(RECEIVE, file), file, "exec"), module)
+    for message in messages():
+        try:
+            event = module["verify"](
+                message["secret"], message["headers"], message["body"].encode()
+            )
+            believed = event["event_id"] == "evt_1"
+        except Exception:
+            believed = False
+        assert believed is message["good"], message
+
+
+@pytest.mark.parametrize(
+    ("program", "file", "driver", "text"),
+    [
+        (["node", "driver.mjs"], "verify.mjs", "driver.mjs", NODE),
+        (["php", "driver.php"], "webhook.php", "driver.php", PHP),
+        (["go", "run", "webhook.go", "driver.go"], "webhook.go", "driver.go", GO),
+    ],
+    ids=["node", "php", "go"],
+)
+def test_verification_elsewhere(
+    tmp_path: Path, program: list[str], file: str, driver: str, text: str
+) -> None:
+    if shutil.which(program[0]) is None:
+        pytest.skip(f"{program[0]} is not installed")
+    told = messages()
+    (tmp_path / "messages.json").write_text(json.dumps(told))
+    (tmp_path / file).write_text(named(RECEIVE, file))
+    (tmp_path / driver).write_text(text)
+    environment = os.environ | {"GOCACHE": str(tmp_path / "cache"), "GOFLAGS": "-mod=mod"}
+    done = subprocess.run(
+        program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [message["good"] for message in told]
+
+
+# ----------------------------------------------------------------- what pages say of the code
+
+
+def test_every_reason_to_wait_and_every_failure_is_explained() -> None:
+    tree = ast.parse(Path(why.__file__).read_text())
+    codes = {
+        str(node.value.elts[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Return)
+        and isinstance(node.value, ast.Tuple)
+        and isinstance(node.value.elts[0], ast.Constant)
+    }
+    assert len(codes) > 5
+    page = (DOCS / "how-to" / "understand-deliveries.md").read_text()
+    explained = set(re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE))
+    assert explained == codes | set(get_args(http.FailureKind))
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+    for page in [*pages, ROOT / "examples" / "README.md"]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_every_setting_that_a_page_names_exists() -> None:
+
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {
+        "PENSTOCK_TEST_POSTGRES_URL"
+    }
+    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        assert set(re.findall(r"PENSTOCK_[A-Z_]+", page.read_text())) <= known, page
 
 
 def test_generated_parts_of_the_reference_are_up_to_date(environment: dict[str, str]) -> None:

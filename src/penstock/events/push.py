@@ -261,6 +261,7 @@ def delivery_kind(
         # Only for faults of ours, such as a secret that cannot be opened: an answer or a
         # network error brings its own delay.
         backoff=schedule(policy.schedule),
+        ended="finished_at",
         on_end=delivery_ended,
     )
 

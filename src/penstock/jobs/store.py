@@ -156,17 +156,11 @@ def cancel(tx: Tx, job_id: str) -> bool:
 
 
 _RESULT = sql("UPDATE jobs SET result = :result WHERE id = :id AND status = 'succeeded'")
-_FINISHED = sql("UPDATE jobs SET finished_at = {now} WHERE id = :id")
 
 
 def set_result(tx: Tx, job_id: str, result: str) -> None:
     """Keep the result of a job that has just succeeded."""
     tx.run(_RESULT, id=job_id, result=result)
-
-
-def set_finished(tx: Tx, job_id: str) -> None:
-    """Note when the job ended."""
-    tx.run(_FINISHED, id=job_id)
 
 
 # A lane's id is 'job:' account ':' name, or with ':' and a lane of the caller's after it.
