@@ -239,7 +239,7 @@ class Runtime:
             ),
             database=self.database,
             version=__version__,
-            services=("jobs", *self.settings.services),
+            services=list(dict.fromkeys(("jobs", *self.settings.services))),
             readiness=self.ready,
             limiter=_limiter(self.settings),
             metrics_public=self.settings.metrics_public,

@@ -343,7 +343,11 @@ async def test_on_postgresql_with_two_workers(
     new_postgres: Callable[[], str], start: Callable[..., Process], tmp_path: Path
 ) -> None:
     url = new_postgres()
-    env = {"PENSTOCK_DATABASE_URL": url, "PENSTOCK_SECRET_KEY": "s" * 32}
+    env = {
+        "PENSTOCK_DATABASE_URL": url,
+        "PENSTOCK_SECRET_KEY": "s" * 32,
+        "PENSTOCK_JOB_SLOTS": "4",
+    }
     up = start(Up, tmp_path / "data", "-A", "shop:app", cwd=_declared(tmp_path), env=env)
     worker = start(
         Process, "worker", "-A", "shop:app", data=tmp_path / "w", cwd=tmp_path, env=env

@@ -479,10 +479,6 @@ async def _no_number(task: Task[Any]) -> Outcome:
     return Retry(after=float("nan"))
 
 
-async def _too_late(task: Task[Any]) -> Outcome:
-    return Postpone(until=1e15)
-
-
 @pytest.mark.parametrize(
     ("handle", "error"),
     [
@@ -493,7 +489,6 @@ async def _too_late(task: Task[Any]) -> Outcome:
         (_cancelled_inside, "CancelledError"),
         (_no_outcome, "the handler returned None"),
         (_no_number, "the handler returned"),
-        (_too_late, "could not be stored"),
     ],
 )
 async def test_whatever_a_handler_does_its_row_is_settled_and_the_worker_lives(
@@ -744,6 +739,7 @@ async def test_what_does_not_finish_is_given_back_uncounted(any_house: House) ->
 async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(line, "CANCEL_WAIT", 0.3)
     release = asyncio.Event()
 
     async def handle(task: Task[Any]) -> Outcome:
@@ -760,7 +756,7 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end(
         await house.until(lambda rows: rows["j"].lease_until is not None)
         began = time.monotonic()
         await working.stop()
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 3
         row = await house.row()
         assert (row.status, row.lease_until, row.attempts) == ("pending", None, 0)
         release.set()
@@ -1024,7 +1020,7 @@ async def test_a_row_that_somebody_else_has_locked_is_not_hammered_at(
         async with house.working(succeed):
             await asyncio.sleep(0.4)
             assert (await house.row()).status == "pending"
-            assert claims <= 50
+            assert claims <= 25
             await holding
             await house.until_done(5)
 

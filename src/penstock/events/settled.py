@@ -37,9 +37,8 @@ UPDATE events SET
                       ELSE {now} END
 WHERE id = """
 _END = sql(_ENDED + ":event RETURNING id, status")
-_END_DELIVERY = sql(
-    _ENDED + "(SELECT event_id FROM deliveries WHERE id = :delivery) RETURNING id, status"
-)
+_EVENT_OF = "(SELECT event_id FROM deliveries WHERE id = :delivery)"
+_END_DELIVERY = sql(_ENDED + _EVENT_OF + " RETURNING id, status")
 
 # An open delivery that ended without being delivered or dead.
 _TAKEN = (

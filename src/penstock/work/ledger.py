@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from penstock.clock import SECOND
+from penstock.errors import BadData
 from penstock.storage import Statement, Tx, sql
 from penstock.work import circuit, lanes
 from penstock.work.kinds import AnyKind, Claim
@@ -28,6 +29,7 @@ from penstock.work.lanes import Gate
 from penstock.work.settlement import Settlement
 
 MAX_LAPSES = 6  # leases lost in a row before the row is dead
+_LONGEST = 2**62  # µs; what comes in as JSON would become a float beyond
 ISOLATE_AFTER = 2  # lapses from which a row runs alone, in a process of its own
 
 
@@ -263,6 +265,8 @@ def _tell_lanes(
 def _settle_rows(tx: Tx, kind: AnyKind, ordered: Sequence[Settlement]) -> dict[Claim, str]:
     statement = _settle(kind)
     if tx.dialect == "sqlite":
+        if any(s.delay_us is not None and s.delay_us > _LONGEST for s in ordered):
+            raise BadData("the delay is longer than a database can count")
         values = [
             (s.claim.id, s.claim.generation, s.status, s.delay_us, s.attempts, s.error)
             for s in ordered
