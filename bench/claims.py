@@ -2,7 +2,8 @@
 
 A worker claims 64 rows of 8 lanes, then settles them as done, by the functions that the server
 uses, without HTTP and without handlers. On SQLite the workers are tasks of the one process that
-owns the file; on PostgreSQL they are processes. The peer is a bare loop on the driver: take 64
+owns the file; on PostgreSQL they are processes, each with its share of the lanes, as a wake brings
+a lane to one worker at a time. The peer is a bare loop on the driver: take 64
 rows by ``UPDATE … RETURNING``, commit, mark them done by a second ``UPDATE``, commit. Both
 databases flush each commit to the disk.
 """
@@ -39,11 +40,13 @@ LANES = [f"lane-{number}" for number in range(8)]
 def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("bench claims", description=__doc__)
     parser.add_argument("--rows", type=int, default=24_000, help="of each turn")
-    parser.add_argument("--worker", nargs=2, metavar=("TARGET", "TASKS"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker", nargs=3, metavar=("TARGET", "TASKS", "LANES"), help=argparse.SUPPRESS
+    )
     given = parser.parse_args(arguments)
     if given.worker:
-        target, tasks = given.worker
-        print(json.dumps(asyncio.run(_work(target, int(tasks)))))
+        target, tasks, named = given.worker
+        print(json.dumps(asyncio.run(_work(target, int(tasks), named.split(",")))))
         return
     rows = []
     with folder() as data:
@@ -53,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
             _fill(str(path), given.rows)
             bare = _bare_sqlite(path)
             _fill(str(path), given.rows)
-            rate = _measure(str(path), [workers], given.rows)
+            rate = _measure(str(path), 1, workers, given.rows)
             rows.append(_row("SQLite", workers, rate, bare))
     with cluster() as url:
         if url is None:
@@ -64,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
                 _fill(url, given.rows)
                 bare = _bare_postgres(url, workers)
                 _fill(url, given.rows)
-                rate = _measure(url, [1] * workers, given.rows)
+                rate = _measure(url, workers, 1, given.rows)
                 rows.append(_row("PostgreSQL", workers, rate, bare))
     figures.show(rows)
 
@@ -78,15 +81,16 @@ def _row(database: str, workers: int, rate: float, bare: float) -> str:
     )
 
 
-def _measure(target: str, tasks: Sequence[int], rows: int) -> float:
+def _measure(target: str, processes: int, tasks: int, rows: int) -> float:
     """Rows a second over worker processes, each of so many tasks, from first to last."""
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "bench.claims", "--worker", target, str(count)],
+            [sys.executable, "-m", "bench.claims", "--worker", target, str(tasks)]
+            + [",".join(LANES[number::processes])],
             stdout=subprocess.PIPE,
             cwd=ROOT,
         )
-        for count in tasks
+        for number in range(processes)
     ]
     found = [json.loads(worker.communicate()[0]) for worker in workers]
     settled = sum(each["rows"] for each in found)
@@ -94,17 +98,17 @@ def _measure(target: str, tasks: Sequence[int], rows: int) -> float:
     return settled / (max(f["ended"] for f in found) - min(f["began"] for f in found))
 
 
-async def _work(target: str, tasks: int) -> dict[str, float]:
+async def _work(target: str, tasks: int, named: Sequence[str]) -> dict[str, float]:
     async with _open(target) as database:
         began = time.monotonic()
-        done = await asyncio.gather(*(_cycle(database) for _ in range(tasks)))
+        done = await asyncio.gather(*(_cycle(database, named) for _ in range(tasks)))
         return {"rows": sum(done), "began": began, "ended": time.monotonic()}
 
 
-async def _cycle(database: Database) -> int:
+async def _cycle(database: Database, named: Sequence[str]) -> int:
     settled = 0
     while True:
-        claimed = await database.unit(lambda tx: ledger.claim(tx, KIND, AT_ONCE, LANES))
+        claimed = await database.unit(lambda tx: ledger.claim(tx, KIND, AT_ONCE, named))
         if not claimed.claims:
             # A lane that another worker had locked was waited for, so nothing is left.
             return settled

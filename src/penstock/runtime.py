@@ -165,7 +165,8 @@ def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]
             version = await database.data_version()
         except StorageError:
             return False
-        new = bool(seen) and seen[0] != version
+        # The first call says yes: somebody may have committed since the worker's first look.
+        new = not seen or seen[0] != version
         seen[:] = [version]
         return new
 

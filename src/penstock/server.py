@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from penstock import __version__, runfile
+from penstock.api.connection import Connection
 from penstock.errors import SettingsError
 from penstock.runfile import RunFile
 from penstock.runtime import (
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PORTS_TRIED = 20
+# Seconds after which a thread that waits for the interpreter gets it (Python's default is 5 ms).
+# The database's threads ask for it between any two statements, and requests wait for them.
+SWITCH_INTERVAL = 0.0005
 # What runs beside the server once it listens; ended when the server stops, which stops if it fails.
 Companion = Callable[[Runtime, RunFile], Coroutine[Any, Any, None]]
 
@@ -48,6 +52,7 @@ async def _nothing(runtime: Runtime, run_file: RunFile) -> None:
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> None:
     """Run `main` on a fast event loop and exit with its code."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         import uvloop
 
@@ -181,6 +186,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -19,7 +20,7 @@ async def test_an_event_is_accepted_pushed_and_signed(
     api: Api, receiver: Receiver, topic: str
 ) -> None:
     made = await api.endpoint(receiver.url("/story"), topic)
-    assert base64.b64decode(made["secret"].removeprefix("whsec_")).__len__() == 32
+    assert len(base64.b64decode(made["secret"].removeprefix("whsec_"))) == 32
     shown = await api.ok("GET", f"/v1/endpoints/{made['endpoint_id']}")
     assert made["secret"] not in json.dumps(shown)
     assert "secret" not in shown
@@ -183,9 +184,7 @@ async def test_an_event_fans_out_over_thirty_endpoints(
     told = await api.event(event["event_id"])
     assert told["deliveries_total"] == 30
     assert {d["endpoint_id"] for d in told["deliveries"]} == {m["endpoint_id"] for m in made}
-    assert sorted(push.path for push in receiver.received) == sorted(
-        f"/fan/{n}" for n in range(30)
-    )
+    assert sorted(push.path for push in receiver.received) == sorted(f"/fan/{n}" for n in range(30))
     assert {push.id for push in receiver.received} == {event["event_id"]}
     assert len({push.body for push in receiver.received}) == 1
 
@@ -382,6 +381,6 @@ async def test_503_thrice_then_200_is_delivered_at_the_fourth_try(
     assert {push.id for push in pushes} == {event["event_id"]}
     assert len({push.body for push in pushes}) == 1
     assert all(push.verifies(made["secret"]) for push in pushes)
-    gaps = [b.at - a.at for a, b in zip(pushes, pushes[1:], strict=False)]
+    gaps = [b.at - a.at for a, b in pairwise(pushes)]
     for gap, planned in zip(gaps, (1, 2, 4), strict=True):
         assert 0.78 * planned < gap < 1.2 * planned + 1.0, gaps

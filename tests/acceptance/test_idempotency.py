@@ -20,10 +20,7 @@ async def _posted_32_times(apis: Sequence[Api], topic: str) -> list[Answer]:
     body = {"event_type": topic, "payload": {"order": 7}}
     headers = {"idempotency-key": f"order-7-{topic}"}
     return await asyncio.gather(
-        *(
-            apis[n % len(apis)].call("POST", "/v1/events", body, headers=headers)
-            for n in range(32)
-        )
+        *(apis[n % len(apis)].call("POST", "/v1/events", body, headers=headers) for n in range(32))
     )
 
 
@@ -45,9 +42,7 @@ async def _check(apis: Sequence[Api], receiver: Receiver, topic: str) -> None:
     assert len(receiver.at(f"/{topic}")) == 1
 
 
-async def test_32_concurrent_posts_are_one_event(
-    api: Api, receiver: Receiver, topic: str
-) -> None:
+async def test_32_concurrent_posts_are_one_event(api: Api, receiver: Receiver, topic: str) -> None:
     await _check([api], receiver, topic)
 
 

@@ -23,7 +23,7 @@ from support.process import Process, Up
 
 pytestmark = pytest.mark.anyio
 
-SHOP = '''
+SHOP = """
 from __future__ import annotations
 
 import asyncio
@@ -104,7 +104,7 @@ async def parent(n: int) -> None:
 @app.cron("* * * * * *")
 async def tick() -> None:
     write("tick")
-'''
+"""
 
 
 class Shop:
@@ -316,7 +316,7 @@ async def test_a_job_that_kills_its_process_dies_alone(
     supervisor = threading.Thread(target=supervise)
     supervisor.start()
     try:
-        neighbours = [await shop.module.wait.enqueue(f"n{n}", 0.5) for n in range(4)]
+        neighbours = [await shop.module.wait.enqueue(f"n{n}", 0.5) for n in range(2)]
         killer = await shop.module.killer.enqueue()
         late = await shop.module.add.enqueue(5, 5)
 
@@ -349,9 +349,7 @@ async def test_on_postgresql_with_two_workers(
         "PENSTOCK_JOB_SLOTS": "4",
     }
     up = start(Up, tmp_path / "data", "-A", "shop:app", cwd=_declared(tmp_path), env=env)
-    worker = start(
-        Process, "worker", "-A", "shop:app", data=tmp_path / "w", cwd=tmp_path, env=env
-    )
+    worker = start(Process, "worker", "-A", "shop:app", data=tmp_path / "w", cwd=tmp_path, env=env)
     worker.wait_logged("worker_ready")
     with _shop(tmp_path, **env) as shop:
         jobs = shop.module

@@ -90,9 +90,7 @@ async def test_every_setting_comes_from_each_source(tmp_path: Path) -> None:
     given = {"environment": variables, "dotenv": bare, "toml": bare}
 
     async def show(name: str) -> dict[str, object]:
-        ran = await run(
-            data=tmp_path, cwd=folders[name], env=given[name], program=("-c", SHOW)
-        )
+        ran = await run(data=tmp_path, cwd=folders[name], env=given[name], program=("-c", SHOW))
         assert ran.code == 0, ran.stderr
         return dict(ran.document)
 

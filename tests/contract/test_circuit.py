@@ -28,7 +28,9 @@ STATE = sql("""
 SELECT circuit, circuit_generation, open_at, trips, consecutive, calls, failures
 FROM lanes WHERE id = 'l'
 """)
-LOG = sql("SELECT state, open_until, reason, actor, at FROM circuit_log WHERE lane = 'l' ORDER BY id")
+LOG = sql(
+    "SELECT state, open_until, reason, actor, at FROM circuit_log WHERE lane = 'l' ORDER BY id"
+)
 LEASE = 60.0
 
 
@@ -71,18 +73,14 @@ class Lane:
 
     async def make(self, trip_after: int | None = 3, rows: int = 40, cap: int = 1000) -> None:
         def make(tx: Tx) -> None:
-            lanes.ensure(
-                tx, "l", kind="job", account="a", max_in_flight=cap, trip_after=trip_after
-            )
+            lanes.ensure(tx, "l", kind="job", account="a", max_in_flight=cap, trip_after=trip_after)
             for n in range(rows):
                 tx.run(INSERT, id=f"j{n:04}")
 
         await self.database.unit(make)
 
     async def claim(self, slots: int = 1) -> list[Claim]:
-        claimed = await self.database.unit(
-            lambda tx: ledger.claim(tx, self.kind, slots, ["l"])
-        )
+        claimed = await self.database.unit(lambda tx: ledger.claim(tx, self.kind, slots, ["l"]))
         return list(claimed.claims)
 
     async def settle(self, *claims: Claim, health: Health | None, **more: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from penstock.clock import SECOND, ManualClock
-from penstock.storage import Tx, sql
+from penstock.storage import Tx, sql, sqlite
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.work import circuit, lanes, ledger
 from penstock.work.kinds import Claim, Kind, Task
@@ -191,7 +192,7 @@ class Engine(RuleBasedStateMachine):
             taken = sum(1 for c in claimed.claims if c.lane == name)
             if lane.rate is not None:
                 lane.tokens = lane.bucket(now) - taken
-            lane.tokens_at = max(lane.tokens_at, now)
+                lane.tokens_at = max(lane.tokens_at, now)
             if lane.circuit == "open" and taken:
                 lane.circuit, lane.generation = "half_open", lane.generation + 1
             assert all(c.circuit == lane.generation for c in claimed.claims if c.lane == name)
@@ -201,9 +202,7 @@ class Engine(RuleBasedStateMachine):
         self.claims += claimed.claims
         self.compare()
 
-    def check_claim(
-        self, claimed: ledger.Claimed, named: list[str], slots: int, now: int
-    ) -> None:
+    def check_claim(self, claimed: ledger.Claimed, named: list[str], slots: int, now: int) -> None:
         assert sorted(claimed.visited) == sorted(set(named) & set(NAMES))
         assert len(claimed.claims) <= slots
         possible = 0
@@ -224,9 +223,7 @@ class Engine(RuleBasedStateMachine):
                 assert taken, f"lane {name} got nothing though there was a slot for each"
         assert bool(claimed.claims) == bool(possible and slots)
 
-    @rule(
-        pick=picks, outcome=outcomes, health=healths, pause=pauses, twice=st.booleans()
-    )
+    @rule(pick=picks, outcome=outcomes, health=healths, pause=pauses, twice=st.booleans())
     def settle(
         self, pick: Pick, outcome: Any, health: Any, pause: float | None, twice: bool
     ) -> None:
@@ -299,14 +296,10 @@ class Engine(RuleBasedStateMachine):
         if self.holds(claim):
             row = self.rows[claim.id]
             due = None if row.status in TERMINAL else _earlier(row.due, now)
-            self.rows[claim.id] = replace(
-                row, due=due, lease=None, generation=row.generation + 1
-            )
+            self.rows[claim.id] = replace(row, due=due, lease=None, generation=row.generation + 1)
         self.do(lambda tx: ledger.give_back(tx, self.kind, [claim]))
 
-    @rule(
-        held=st.lists(picks, max_size=2), everything=st.sampled_from([False, False, True])
-    )
+    @rule(held=st.lists(picks, max_size=2), everything=st.sampled_from([False, False, True]))
     def sweep(self, held: list[Pick], everything: bool) -> None:
         """Workers that crashed are those whose claims nobody renews."""
         now = self.clock.now()
@@ -338,7 +331,9 @@ class Engine(RuleBasedStateMachine):
                 lapses=row.lapses + 1,
             )
         assert {x.id for x in lapsed} == expected
-        assert sorted(self.ended) == sorted(died) == sorted((x.id, "dead") for x in lapsed if x.dead)
+        assert (
+            sorted(self.ended) == sorted(died) == sorted((x.id, "dead") for x in lapsed if x.dead)
+        )
         self.compare()
 
     @rule(pick=picks, delay=st.sampled_from([0.0, 0.0, 9.0]))
@@ -358,9 +353,7 @@ class Engine(RuleBasedStateMachine):
             self.rows[claim.id] = replace(self.rows[claim.id], status="cancelled", due=None)
             self.do(lambda tx: tx.run(CANCEL, id=claim.id))
 
-    @rule(
-        name=st.sampled_from(NAMES), times=st.sampled_from([1, 3, 6]), asked=st.booleans()
-    )
+    @rule(name=st.sampled_from(NAMES), times=st.sampled_from([1, 3, 6]), asked=st.booleans())
     def crash_repeatedly(self, name: str, times: int, asked: bool) -> None:
         """What chance alone would hardly ever do: lose one row's lease time and again."""
         for _ in range(times):
@@ -576,23 +569,26 @@ def play(database: Any, clock: ManualClock, **options: Any) -> None:
 
 
 def test_sqlite_does_as_the_model_says(
-    _sqlite_database: SqliteDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    sqlite_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.storage import sqlite
-
+    # Nothing is asked here of the disk, and waiting for it would take most of the time.
     fast = [pragma.replace("synchronous=FULL", "synchronous=OFF") for pragma in sqlite._PRAGMAS]
     monkeypatch.setattr(sqlite, "_PRAGMAS", fast)
-    _sqlite_database.open_sync()
+    database = SqliteDatabase(sqlite_path, clock)
+    database.open_sync()
     try:
-        play(_sqlite_database, clock, max_examples=200, stateful_step_count=50)
+        play(database, clock, max_examples=120, stateful_step_count=50)
     finally:
-        _sqlite_database.close_sync()
+        database.close_sync()
 
 
 @pytest.mark.postgres
-def test_postgres_does_as_the_model_says(_postgres_database: Any, clock: ManualClock) -> None:
-    _postgres_database.open_sync()
+def test_postgres_does_as_the_model_says(
+    request: pytest.FixtureRequest, clock: ManualClock
+) -> None:
+    database = request.getfixturevalue("_postgres_database")
+    database.open_sync()
     try:
-        play(_postgres_database, clock, max_examples=40, stateful_step_count=40)
+        play(database, clock, max_examples=20, stateful_step_count=40)
     finally:
-        _postgres_database.close_sync()
+        database.close_sync()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +27,6 @@ from penstock.work import lanes, ledger, line
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.line import Isolate
 from penstock.work.outcomes import Dead, Done, Outcome, Postpone, Retry
-from penstock.work.schedule import sweeper
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wake, Wakeups
 from penstock.work.wakeups.local import LocalWakeups
@@ -113,9 +113,7 @@ class House:
 
     async def lane(self, id_: str = "l", cap: int = 100, **options: Any) -> None:
         await self.database.unit(
-            lambda tx: lanes.ensure(
-                tx, id_, kind="job", account="a", max_in_flight=cap, **options
-            )
+            lambda tx: lanes.ensure(tx, id_, kind="job", account="a", max_in_flight=cap, **options)
         )
 
     async def put(self, *ids: str, lane: str = "l", delay: float = 0.0, args: Any = None) -> None:
@@ -175,6 +173,12 @@ class Working:
     worker: Worker
     run: asyncio.Task[Summary]
 
+    async def until_free(self) -> None:
+        """A slot is free a moment after its settlement is durable."""
+        async with asyncio.timeout(2):
+            while self.worker.held("job"):
+                await asyncio.sleep(0.01)
+
     async def stop(self) -> Summary:
         self.worker.stop()
         async with asyncio.timeout(30):
@@ -182,7 +186,9 @@ class Working:
 
 
 @asynccontextmanager
-async def sqlite_house(path: Path, wrap: Callable[[Any], Any] = lambda d: d) -> AsyncIterator[House]:
+async def sqlite_house(
+    path: Path, wrap: Callable[[Any], Any] = lambda d: d
+) -> AsyncIterator[House]:
     database = SqliteDatabase(path, SystemClock())
     await database.open()
     wakeups = LocalWakeups()
@@ -308,7 +314,7 @@ async def test_a_retry_happens_at_its_time_without_any_sweeper(any_house: House)
     async with any_house.working(handle):
         await any_house.put("j")
         rows = await any_house.until_done()
-    gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(at)]
     assert all(0.1 <= gap < 1.0 for gap in gaps), gaps
     assert rows["j"].attempts == 4
 
@@ -503,7 +509,7 @@ async def test_whatever_a_handler_does_its_row_is_settled_and_the_worker_lives(
         rows = await any_house.until(lambda rows: rows["bad"].status == "dead")
         await any_house.put("good", args="good")
         await any_house.until_done()
-        assert working.worker.held("job") == []
+        await working.until_free()
     assert error in (rows["bad"].last_error or "")
 
 
@@ -556,8 +562,6 @@ async def test_one_poisonous_settlement_fails_alone(any_house: House) -> None:
     def break_sql(tx: Tx) -> None:
         tx.run(RESULT, id="sql", result="a\x00b\ud800")
 
-    applied: Counter[str] = Counter()
-
     async def handle(task: Task[Any]) -> Outcome:
         nonlocal waiting
         id_ = task.claim.id
@@ -577,7 +581,7 @@ async def test_one_poisonous_settlement_fails_alone(any_house: House) -> None:
     await any_house.put(*ids, "python", "sql")
     async with any_house.working(job_kind(handle, slots=200)) as working:
         rows = await any_house.until_done()
-        assert working.worker.held("job") == []
+        await working.until_free()
     for id_ in ids:
         assert (rows[id_].status, rows[id_].attempts) == ("succeeded", 1)
     for id_ in ("python", "sql"):
@@ -601,7 +605,7 @@ async def test_a_row_whose_end_cannot_be_written_does_not_stop_the_others(
         await asyncio.sleep(0.1)
         await house.put("good")
         await house.until(lambda rows: rows["good"].status == "succeeded")
-        assert working.worker.held("job") == []
+        await working.until_free()
         row = await house.row("bad")
         assert (row.status, row.lease_until is not None) == ("pending", True)  # it will lapse
 
@@ -696,7 +700,9 @@ async def test_running_handlers_finish_within_the_grace(any_house: House) -> Non
     await any_house.lane(cap=3)
     await any_house.put(*(f"j{n}" for n in range(9)))
     async with any_house.working(handle) as working:
-        await any_house.until(lambda rows: sum(r.lease_until is not None for r in rows.values()) == 3)
+        await any_house.until(
+            lambda rows: sum(r.lease_until is not None for r in rows.values()) == 3
+        )
         began = time.monotonic()
         summary = await working.stop()
     assert time.monotonic() - began < 3
@@ -966,10 +972,10 @@ async def test_an_idle_worker_asks_the_database_nothing(any_house: House) -> Non
     await any_house.lane()
     await any_house.put("later", delay=3000)
     async with any_house.working(succeed):
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.2)
         any_house.database.calls = 0
         with cpu_share() as share:
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.5)
         assert any_house.database.calls <= 2
     assert share[0] < 0.3
 
@@ -982,13 +988,11 @@ async def test_a_saturated_worker_does_not_spin(any_house: House, full: str) -> 
     for lane in ("x", "y"):
         await any_house.lane(lane, **options)
         await any_house.put(*(f"{lane}{n}" for n in range(20)), lane=lane)
-    async with any_house.working(
-        job_kind(hang, slots=2 if full == "slots" else 50), grace=0.0
-    ):
-        await asyncio.sleep(0.3)
+    async with any_house.working(job_kind(hang, slots=2 if full == "slots" else 50), grace=0.0):
+        await asyncio.sleep(0.2)
         any_house.database.calls = 0
         with cpu_share() as share:
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.5)
         assert any_house.database.calls <= 10
     assert share[0] < 0.3
 
@@ -1082,15 +1086,13 @@ async def test_a_process_that_ends_without_settling_is_a_lapse(house: House, fau
             raise fault
         return str(fault)
 
-    kind = job_kind(
-        hang, on_end=lambda tx, claim, status, reason: ended.append((claim.id, status))
-    )
+    kind = job_kind(hang, on_end=lambda tx, claim, status, reason: ended.append((claim.id, status)))
     await house.lane()
     await house.put("j", delay=0.1)
     await _lapsed(house, "j", 3)
     async with house.working(kind, isolate=isolate) as working:
         rows = await house.until_done(5)
-        assert working.worker.held("job") == []
+        await working.until_free()
         summary = await working.stop()
     assert runs == 3
     assert (rows["j"].status, rows["j"].lapses, rows["j"].attempts) == ("dead", 6, 0)
@@ -1121,3 +1123,64 @@ async def test_what_runs_alone_is_given_back_at_the_end(house: House) -> None:
     for row in (await house.rows()).values():
         assert (row.status, row.lapses, row.lease_until) == ("pending", 4, None)
         assert row.due_at is not None
+
+
+async def test_on_sqlite_a_settlement_fills_the_place_that_it_frees(house: House) -> None:
+    await house.lane(cap=1)
+    await house.put(*(f"j{n}" for n in range(20)))
+    before = house.database.commits
+    async with house.working(succeed):
+        await house.until_done()
+    assert house.database.commits - before < 30  # a claim and a settlement for each: 40
+
+
+async def test_what_a_settlement_takes_while_the_worker_stops_is_given_back(house: House) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(task: Task[Any]) -> Outcome:
+        started.set()
+        await go_on.wait()
+        return Done()
+
+    await house.lane(cap=1)
+    await house.put("a", "b", "c")
+    async with house.working(handle):
+        await started.wait()
+        house.database.delay = lambda: 0.2  # the settlement is on its way for this long
+        go_on.set()
+        calls = house.database.calls
+        while house.database.calls == calls:
+            await asyncio.sleep(0)
+    rows = await house.rows()
+    assert sorted(row.status for row in rows.values()) == ["pending", "pending", "succeeded"]
+    assert [row.lease_until for row in rows.values()] == [None] * 3
+    assert [row.attempts for row in rows.values() if row.status == "pending"] == [0, 0]
+
+
+async def test_a_late_settlement_frees_no_slot_that_was_free_before(house: House) -> None:
+    first, release = asyncio.Event(), asyncio.Event()
+    here: list[str] = []
+
+    async def handle(task: Task[Any]) -> Outcome:
+        here.append(task.claim.id)
+        if len(here) > 1:
+            return await hang(task)
+        first.set()
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        return Done()
+
+    kind = job_kind(handle, lease=0.2, slots=1)
+    await house.lane()
+    await house.put("a", "b", "c", "d")
+    async with house.working(kind, grace=0.0) as working:
+        await first.wait()
+        await house.database.unit(lambda tx: ledger.sweep(tx, kind, everything=True))
+        async with asyncio.timeout(5):
+            while len(here) < 2:
+                await asyncio.sleep(0.01)
+        release.set()
+        await asyncio.sleep(0.1)
+        assert len(here) == 2
+        assert len(working.worker.held("job")) == 1

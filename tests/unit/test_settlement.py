@@ -94,7 +94,7 @@ def test_a_delay_without_end_still_fits_its_column() -> None:
 
 
 def test_a_delay_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(ValueError, match="NaN"):
         after(Retry(after=float("nan")))
 
 

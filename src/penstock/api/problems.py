@@ -54,6 +54,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "method_not_allowed": Kind(
         405, "Method not allowed", "Use one of the methods that the Allow header lists."
     ),
+    "too_slow": Kind(408, "Request Timeout", "Send the request faster, or in smaller parts."),
     "conflict": Kind(409, "Conflict", "Read the current state and decide again."),
     "body_too_large": Kind(413, "Body too large", "Send less in one request."),
     "unsupported_media_type": Kind(
@@ -88,6 +89,9 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "too_deep": Kind(422, "Nested too deeply", "Nest arrays and objects at most 64 levels deep."),
     "bad_data": Kind(
         422, "Value refused by the database", "Look for control characters and extreme numbers."
+    ),
+    "head_too_large": Kind(
+        431, "Request Header Fields Too Large", "Send a shorter address and fewer headers."
     ),
     "rate_limited": Kind(
         429, "Too many requests", "Wait as many seconds as the Retry-After header says."
@@ -197,19 +201,29 @@ def from_exception(exc: Exception) -> Problem:
             return Problem("internal_error")
 
 
+def body(problem: Problem, *, instance: str | None, request_id: str | None) -> bytes:
+    """The document that tells of the problem."""
+    return to_json(
+        {
+            "type": f"/problems/{problem.code}",
+            "title": PROBLEMS[problem.code].title,
+            "status": problem.status_code,
+            "detail": problem.detail,
+            "code": problem.code,
+            "instance": instance,
+            "request_id": request_id,
+            **problem.extra,
+        }
+    )
+
+
 def response(problem: Problem, scope: Scope) -> Response:
     """The answer to the request of `scope`."""
     context = scope.get("penstock")
-    document = {
-        "type": f"/problems/{problem.code}",
-        "title": PROBLEMS[problem.code].title,
-        "status": problem.status_code,
-        "detail": problem.detail,
-        "code": problem.code,
-        "instance": scope["path"],
-        "request_id": context.request_id if context is not None else None,
-        **problem.extra,
-    }
+    request_id = context.request_id if context is not None else None
     return Response(
-        to_json(document), problem.status_code, headers=problem.headers, media_type=MEDIA_TYPE
+        body(problem, instance=scope["path"], request_id=request_id),
+        problem.status_code,
+        headers=problem.headers,
+        media_type=MEDIA_TYPE,
     )

@@ -52,7 +52,8 @@ def child_process(arguments: Sequence[str], environment: Mapping[str, str]) -> I
         code = child.returncode or 0
         if code == 0:
             return None
-        return f"its process was killed by signal {-code}" if code < 0 else f"exit code {code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"its process {how}"
 
     return isolate
 

@@ -30,6 +30,7 @@ from penstock.work.settlement import Settlement
 
 MAX_LAPSES = 6  # leases lost in a row before the row is dead
 _LONGEST = 2**62  # µs; what comes in as JSON would become a float beyond
+STOPPED = "the worker that held it stopped without settling it"
 ISOLATE_AFTER = 2  # lapses from which a row runs alone, in a process of its own
 
 
@@ -74,14 +75,16 @@ FROM lk WHERE w.id = lk.id RETURNING w.id, w.lane, w.generation, w.attempts, w.l
     )
 
 
+# A lane that gave nothing, has no bucket and was not woken is not written: on SQLite, looking into
+# it then waits for no disk.
 _SERVED = sql(
     sqlite="""
 UPDATE lanes SET
   served_at = CASE WHEN :taken > 0 THEN max({now}, woken_at) ELSE max(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
     ELSE min(burst, tokens + rate * max(0, {now} - tokens_at) / 1e6) - :taken END,
-  tokens_at = max(tokens_at, {now})
-WHERE id = :lane
+  tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE max(tokens_at, {now}) END
+WHERE id = :lane AND (:taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
 """,
     postgres="""
 UPDATE lanes n SET
@@ -89,8 +92,9 @@ UPDATE lanes n SET
                    ELSE greatest(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
     ELSE least(burst, tokens + rate * greatest(0, {now} - tokens_at) / 1e6) - q.taken END,
-  tokens_at = greatest(tokens_at, {now})
-FROM unnest(:lanes::text[], :taken::int[]) AS q(lane, taken) WHERE n.id = q.lane
+  tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE greatest(tokens_at, {now}) END
+FROM unnest(:lanes::text[], :taken::int[]) AS q(lane, taken)
+WHERE n.id = q.lane AND (q.taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
 """,
 )
 
@@ -359,7 +363,8 @@ def _lapse(kind: AnyKind, which: str) -> Statement:
                 ELSE {{now}} END,"""
     return sql(f"""
 UPDATE {kind.table} SET lease_until = NULL, generation = generation + 1, lapses = lapses + 1,
-  last_error = :error,{ended}
+  last_error = CAST(:error AS TEXT)
+    || CASE WHEN lapses + 1 >= {MAX_LAPSES} THEN ', {MAX_LAPSES} times in a row' ELSE '' END,{ended}
   status = CASE WHEN status IN ({terminal}) THEN status
                 WHEN lapses + 1 >= {MAX_LAPSES} THEN '{kind.dead}' ELSE status END,
   due_at = CASE WHEN status IN ({terminal}) OR lapses + 1 >= {MAX_LAPSES} THEN NULL
@@ -396,12 +401,34 @@ def sweep(
     `held` are rows this process knows to be alive, whatever the clock says. `everything` sweeps
     leases that have not expired too: at the start of the only process there is (SQLite).
     """
-    bound = "lease_until IS NOT NULL" if everything else "lease_until < {now}"
-    which = f"""id IN (SELECT id FROM {kind.table} WHERE {bound} AND NOT id {{in:held}}
+    which = f"""id IN (SELECT id FROM {kind.table} WHERE {_expired(everything)}
              ORDER BY lease_until LIMIT {limit} {{lock_skip}})"""  # noqa: S608
-    error = "the worker that held it stopped without settling it"
-    rows = tx.rows(_lapse(kind, which), held=list(held), error=error)
-    return _after_lapse(tx, kind, rows, error)
+    rows = tx.rows(_lapse(kind, which), held=list(held), error=STOPPED)
+    return _after_lapse(tx, kind, rows, STOPPED)
+
+
+def expired(
+    tx: Tx, kind: AnyKind, *, held: Collection[str] = (), everything: bool = False, limit: int = 500
+) -> list[Claim]:
+    """The claims that a `sweep` would end."""
+    rows = tx.rows(_find_expired(kind.table, everything, limit), held=list(held))
+    return [
+        Claim(kind.name, id_, lane, generation, attempts, lapses, 0)
+        for id_, lane, generation, attempts, lapses in rows
+    ]
+
+
+@cache
+def _find_expired(table: str, everything: bool, limit: int) -> Statement:
+    return sql(f"""
+SELECT id, lane, generation, attempts, lapses FROM {table} WHERE {_expired(everything)}
+ORDER BY lease_until LIMIT {limit}
+""")  # noqa: S608
+
+
+def _expired(everything: bool) -> str:
+    bound = "lease_until IS NOT NULL" if everything else "lease_until < {now}"
+    return f"{bound} AND NOT id {{in:held}}"
 
 
 def _after_lapse(tx: Tx, kind: AnyKind, rows: list[tuple[Any, ...]], error: str) -> list[Lapsed]:

@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 LANES_AT_ONCE = 16  # lanes that share one claim
 SETTLE_AT_ONCE = 256  # rows that share one settlement
+CHILDREN = 4  # rows in processes of their own at once; each takes about a second to start
 LAST_SETTLE = 10.0  # seconds that a database in trouble may hold up the end of a shutdown
 CANCEL_WAIT = 5.0  # seconds that a cancelled handler may take to end
 LOCKED_WAIT = 0.02  # seconds until a lane is tried again whose due rows could not be had
@@ -54,6 +55,13 @@ class _Running:
     started: bool = False
     finished: bool = False  # decided; its settlement is on its way
     alone: bool = False  # it runs in a process of its own, which settles it
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    claims: list[Claim]
+    loaded: dict[str, Any]
+    wakes: list[Wake]
 
 
 @dataclass(slots=True)
@@ -85,7 +93,8 @@ class Line:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _settleable: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
-    _alone: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    _alone: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CHILDREN))
+    _stopping: bool = False
 
     # ------------------------------------------------------------------ wakes
 
@@ -134,36 +143,40 @@ class Line:
                 self.waker.share([Wake(self.kind.name, lane) for lane in self._ready])
 
     async def _claim(self, slots: int, named: Sequence[str]) -> None:
-        kind = self.kind
-
-        def take(tx: Tx) -> tuple[list[Claim], dict[str, Any], list[Wake]]:
-            claimed = ledger.claim(tx, kind, slots, named)
-            loaded = _load(tx, kind, claimed.claims)
-            # On SQLite no accept can commit between this look and the claim's commit.
-            wakes = self._looks(tx, claimed.visited) if tx.dialect == "sqlite" else []
-            return claimed.claims, loaded, wakes
+        def take(tx: Tx) -> _Taken:
+            return self._take(tx, slots, named)
 
         # Shielded: once sent, a claim is taken whether or not anybody waits for the answer, and
         # its rows must be handled or given back.
         taking = asyncio.ensure_future(self.database.unit(take))
         try:
-            claims, loaded, wakes = await asyncio.shield(taking)
+            taken = await asyncio.shield(taking)
         except asyncio.CancelledError:
-            claims, _, _ = await taking
-            await self._give_back(claims)
+            await self._give_back((await taking).claims)
             raise
-        began = self.clock.monotonic()
-        for claim in claims:
-            self._start(claim, loaded, began)
+        self._start_all(taken)
+        wakes = taken.wakes
         if self.database.dialect != "sqlite":
             wakes = await self.database.read(lambda tx: self._looks(tx, named))
-        if not claims:
+        if not taken.claims:
             # Due, yet not to be had: an open transaction has locked the rows.
             wakes = [replace(wake, delay=max(wake.delay, LOCKED_WAIT)) for wake in wakes]
         self.look_all(wakes)
 
+    def _take(self, tx: Tx, slots: int, named: Sequence[str]) -> _Taken:
+        claimed = ledger.claim(tx, self.kind, slots, named)
+        loaded = _load(tx, self.kind, claimed.claims)
+        # On SQLite no accept can commit between this look and the claim's commit.
+        wakes = self._looks(tx, claimed.visited) if tx.dialect == "sqlite" else []
+        return _Taken(claimed.claims, loaded, wakes)
+
     def _looks(self, tx: Tx, ids: Iterable[str]) -> list[Wake]:
         return lanes.look(tx, self.kind.name, self.kind.table, ids)
+
+    def _start_all(self, taken: _Taken) -> None:
+        began = self.clock.monotonic()
+        for claim in taken.claims:
+            self._start(claim, taken.loaded, began)
 
     def _start(self, claim: Claim, loaded: dict[str, Any], began: float) -> None:
         running = self._running[_key(claim)] = _Running(claim)
@@ -276,17 +289,41 @@ class Line:
                 self._lost(settlement.claim)
         self._release_slots([settlement.claim for settlement in batch])
 
-    async def _settle_rows(self, batch: list[Settlement]) -> set[Claim]:
-        """Settle the batch; where it cannot be written, halve it: one bad row fails alone."""
-        touched = {settlement.claim.lane for settlement in batch}
+    async def _settle_rows(self, batch: list[Settlement], *, refill: bool = True) -> set[Claim]:
+        """Settle the batch; where it cannot be written, halve it: one bad row fails alone.
 
-        def write(tx: Tx) -> tuple[set[Claim], list[Wake]]:
+        On SQLite the slots and places that become free are filled in the same commit: a commit
+        is mostly waiting for the disk, and a lane at its cap would wait for two of them.
+        """
+        touched = {settlement.claim.lane for settlement in batch}
+        # Those whose lease was lost have given up their slots before.
+        freed = sum(_key(settlement.claim) in self._running for settlement in batch)
+        refill = refill and freed > 0 and not self._stopping and self.database.dialect == "sqlite"
+        if refill:  # lanes that wait for a slot have a turn like the others
+            ready = list(self._ready)[:LANES_AT_ONCE]
+            for lane in ready:
+                del self._ready[lane]
+            touched.update(ready)
+
+        def write(tx: Tx) -> tuple[set[Claim], _Taken]:
             settled = ledger.settle(tx, self.kind, batch)
-            return settled, self._looks(tx, touched) if tx.dialect == "sqlite" else []
+            if tx.dialect != "sqlite":
+                return settled, _Taken([], {}, [])
+            wakes = self._looks(tx, touched)
+            due = [wake.lane for wake in wakes if wake.delay <= 0]
+            if not (refill and due):
+                return settled, _Taken([], {}, wakes)
+            taken = self._take(tx, freed, due)
+            later = [wake for wake in wakes if wake.delay > 0]
+            return settled, replace(taken, wakes=[*taken.wakes, *later])
 
         try:
-            settled, wakes = await self._persist(write)
+            settled, taken = await self._persist(write)
         except Exception as exc:
+            if refill:
+                for lane in touched:
+                    self.look(lane)
+                return await self._settle_rows(batch, refill=False)
             log(WORK_FAILED, kind=self.kind.name, id=batch[0].claim.id, error=_describe(exc))
             if len(batch) == 1:
                 try:
@@ -295,9 +332,16 @@ class Line:
                     self._trouble("settle", worse)  # its lease lapses; the others go on
                     return set()
             half = len(batch) // 2
-            return await self._settle_rows(batch[:half]) | await self._settle_rows(batch[half:])
+            return await self._settle_rows(batch[:half], refill=False) | await self._settle_rows(
+                batch[half:], refill=False
+            )
+        wakes = taken.wakes
         if self.database.dialect != "sqlite":
             wakes = await self._persist_read(lambda tx: self._looks(tx, touched))
+        if self._stopping:
+            await self._give_back(taken.claims)
+        else:
+            self._start_all(taken)
         self.look_all(wakes)
         return settled
 
@@ -387,6 +431,7 @@ class Line:
 
         Nothing new is claimed any more (`serve` was cancelled before), and `settle` still runs.
         """
+        self._stopping = True
         unstarted = [r for r in self._running.values() if not r.started and r.task is not None]
         for r in unstarted:
             r.task.cancel()  # type: ignore[union-attr]

@@ -8,12 +8,13 @@ only slow may overlap with its follower, so everything scheduled here must be sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from penstock.clock import SECOND, Clock
-from penstock.errors import StorageError
+from penstock.errors import StorageError, StorageUnavailable
 from penstock.ids import new_id
 from penstock.storage import Database, Statement, Tx, sql
 from penstock.telemetry import (
@@ -23,6 +24,7 @@ from penstock.telemetry import (
     OLDEST_DUE_AGE,
     ROW_LAPSED,
     ROWS_LAPSED,
+    WORK_FAILED,
     WORKER_LOOP_ERROR,
     log,
     metrics,
@@ -74,14 +76,21 @@ class Scheduler:
                         await self._run(task)
                 await asyncio.sleep(step)
         finally:
-            if self.leads:
+            self.leads = False
+            # Also if it does not know that it leads: the last election may have been cut short.
+            with contextlib.suppress(StorageError):  # its lease runs out
                 await self._database.unit(
                     lambda tx: tx.run(_RESIGN, name="scheduler", holder=self._holder)
                 )
 
     async def _elect(self) -> None:
+        electing = asyncio.ensure_future(self._database.unit(self._acquire))
         try:
-            self.leads = await self._database.unit(self._acquire)
+            self.leads = await asyncio.shield(electing)
+        except asyncio.CancelledError:
+            with contextlib.suppress(StorageError):
+                await electing  # it is carried out all the same; only then can it be undone
+            raise
         except StorageError as exc:
             self.leads = False
             log(WORKER_LOOP_ERROR, loop="scheduler", error=str(exc))
@@ -115,10 +124,7 @@ def sweeper(
     async def sweep() -> None:
         for kind in kinds:
             mine = held(kind.name) if database.dialect == "sqlite" else ()
-            lapsed = await database.unit(
-                lambda tx, kind=kind, mine=mine: ledger.sweep(tx, kind, held=mine)  # type: ignore[misc]
-            )
-            report(kind, lapsed)
+            report(kind, await _sweep(database, kind, held=mine))
             waker.publish(
                 await database.read(
                     lambda tx, kind=kind: lanes.survey(  # type: ignore[misc]
@@ -133,10 +139,35 @@ def sweeper(
 async def release_all(database: Database, kinds: Sequence[AnyKind]) -> None:
     """Return every lease there is, with a lapse each: at the start of a database's only owner."""
     for kind in kinds:
-        while lapsed := await database.unit(
-            lambda tx, kind=kind: ledger.sweep(tx, kind, everything=True)  # type: ignore[misc]
-        ):
+        while lapsed := await _sweep(database, kind, everything=True):
             report(kind, lapsed)
+
+
+async def _sweep(
+    database: Database, kind: AnyKind, *, held: Collection[str] = (), everything: bool = False
+) -> list[ledger.Lapsed]:
+    """Return leases together, or where that fails each for itself: one bad row fails alone."""
+    try:
+        return await database.unit(
+            lambda tx: ledger.sweep(tx, kind, held=held, everything=everything)
+        )
+    except StorageUnavailable:
+        raise
+    except Exception as exc:
+        log(WORKER_LOOP_ERROR, loop=f"{kind.name}.sweep", error=str(exc), exc_info=exc)
+    lapsed = []
+    for claim in await database.read(
+        lambda tx: ledger.expired(tx, kind, held=held, everything=everything)
+    ):
+        try:
+            row = await database.unit(
+                lambda tx, claim=claim: ledger.lapse(tx, kind, claim, ledger.STOPPED)  # type: ignore[misc]
+            )
+        except Exception as exc:
+            log(WORK_FAILED, kind=kind.name, id=claim.id, error=str(exc), exc_info=exc)
+        else:
+            lapsed += [row] if row else []
+    return lapsed
 
 
 def report(kind: AnyKind, lapsed: Sequence[ledger.Lapsed]) -> None:

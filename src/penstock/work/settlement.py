@@ -57,7 +57,7 @@ def decide(kind: AnyKind, claim: Claim, outcome: Outcome, now_us: int) -> Settle
         claim,
         result,
         status,
-        None if delay is None else int(max(0.0, min(delay, LONGEST_DELAY)) * SECOND),
+        None if delay is None else int(max(min(delay, LONGEST_DELAY), 0.0) * SECOND),
         attempts,
         None if error is None else clean(error),
         outcome.apply,

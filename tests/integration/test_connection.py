@@ -1,0 +1,143 @@
+"""Connections of clients that take their time, against the real HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import uvicorn
+
+from penstock.api import connection
+from penstock.api.connection import Connection
+
+pytestmark = pytest.mark.anyio
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+
+
+async def _application(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the size of the body; says nothing to a client that went away."""
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+@pytest.fixture
+async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """A server whose windows are short."""
+    monkeypatch.setattr(connection, "WINDOW", 0.3)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            _application, port=0, http=Connection, log_config=None, lifespan="off", ws="none"
+        )
+    )
+    config = server.config
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await server.shutdown()
+
+
+class Client:
+    """Reads all the while, so that an answer is not lost to what is sent meanwhile."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.received = b""
+        self.ended = asyncio.create_task(self._read(reader))
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                self.received += data
+
+    async def drip(self, data: bytes, times: int, pause: float) -> None:
+        """Send `data` again and again, until the other side answers."""
+        with suppress(ConnectionError):
+            for _ in range(times):
+                if self.received or self.ended.done():
+                    return
+                self.writer.write(data)
+                await self.writer.drain()
+                await asyncio.sleep(pause)
+
+    async def reply(self) -> bytes:
+        """All that came until the other side closed the connection."""
+        async with asyncio.timeout(5):
+            await self.ended
+        return self.received
+
+    async def until(self, end: bytes) -> None:
+        async with asyncio.timeout(5):
+            while not self.received.endswith(end):
+                await asyncio.sleep(0.01)
+        self.received = b""
+
+
+@pytest.fixture
+async def client(port: int) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    made = Client(reader, writer)
+    yield made
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    await made.ended
+
+
+async def test_one_that_says_nothing_is_let_go(client: Client) -> None:
+    assert await client.reply() == b""
+
+
+async def test_a_head_that_drips_is_cut_off(client: Client) -> None:
+    await client.drip(b"GET / HTTP/1.1\r\n", 1, 0)
+    await client.drip(b"X-A: b\r\n", 12, 0.05)
+
+    head, _, body = (await client.reply()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["code"] == "too_slow"
+
+
+async def test_a_body_that_drips_is_cut_off(client: Client) -> None:
+    client.writer.write(HEAD)
+    await client.drip(b"x", 12, 0.05)
+
+    assert await client.reply() == b""
+
+
+async def test_a_body_that_comes_at_a_fair_pace_is_taken(client: Client) -> None:
+    client.writer.write(HEAD.replace(b"Host", b"Connection: close\r\nHost"))
+    await client.drip(b"x" * 10_000, 10, 0.1)  # three windows long
+
+    assert b"\r\n100000\r\n" in await client.reply()
+
+
+async def test_a_head_without_end_is_cut_off(client: Client) -> None:
+    client.writer.write(b"GET / HTTP/1.1\r\n")
+    await client.drip(b"X-A: " + b"b" * 4000 + b"\r\n", 40, 0)
+
+    head, _, body = (await client.reply()).partition(b"\r\n\r\n")
+    assert client.ended.done()
+    if head:  # the kernel throws it away if more came after it was sent
+        assert head.startswith(b"HTTP/1.1 431 ")
+        assert json.loads(body)["code"] == "head_too_large"
+
+
+async def test_requests_one_after_another_on_one_connection(client: Client) -> None:
+    for _ in range(3):
+        client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        await client.until(b"\r\n3\r\n0\r\n\r\n")
+        await asyncio.sleep(0.4)  # longer than a window: an idle connection is not judged
