@@ -27,8 +27,8 @@ def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("bench backlog", description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=100.0)
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each turn")
-    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
+    parser.add_argument("--turns", type=int, default=10)
     given = parser.parse_args(arguments)
     with folder() as one, folder() as other, module("bench.receiver") as receiver:
         with penstock(one) as burdened, penstock(other) as free:
@@ -39,8 +39,10 @@ def run(arguments: Sequence[str]) -> None:
                 add_endpoint(server, receiver.url, event_types=["order.*"])
             latencies: dict[str, list[float]] = {"with": [], "without": []}
             tails: dict[str, list[float]] = {"with": [], "without": []}
+            order = [("with", burdened), ("without", free)]
             for _ in range(given.turns):
-                for name, server in (("with", burdened), ("without", free)):
+                order.reverse()  # so that neither is always the first
+                for name, server in order:
                     found = _turn(server, receiver, given.rate, given.seconds)
                     latencies[name].append(found["p50"])
                     tails[name].append(found["p99"])

@@ -3,9 +3,9 @@
 A worker claims 64 rows of 8 lanes, then settles them as done, by the functions that the server
 uses, without HTTP and without handlers. On SQLite the workers are tasks of the one process that
 owns the file; on PostgreSQL they are processes, each with its share of the lanes, as a wake brings
-a lane to one worker at a time. The peer is a bare loop on the driver: take 64
-rows by ``UPDATE … RETURNING``, commit, mark them done by a second ``UPDATE``, commit. Both
-databases flush each commit to the disk.
+a lane to one worker at a time. The peer is a bare loop on the driver (on PostgreSQL one for each
+worker): take 64 rows by ``UPDATE … RETURNING``, commit, mark them done by a second ``UPDATE``,
+commit. Both databases flush each commit to the disk.
 """
 
 from __future__ import annotations
@@ -83,19 +83,15 @@ def _row(database: str, workers: int, rate: float, bare: float) -> str:
 
 def _measure(target: str, processes: int, tasks: int, rows: int) -> float:
     """Rows a second over worker processes, each of so many tasks, from first to last."""
+    command = [sys.executable, "-m", "bench.claims", "--worker", target, str(tasks)]
+    shares = [",".join(LANES[number::processes]) for number in range(processes)]
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench.claims", "--worker", target, str(tasks)]
-            + [",".join(LANES[number::processes])],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        for number in range(processes)
+        subprocess.Popen([*command, share], stdout=subprocess.PIPE, cwd=ROOT) for share in shares
     ]
     found = [json.loads(worker.communicate()[0]) for worker in workers]
     settled = sum(each["rows"] for each in found)
     assert settled == rows, f"{settled} of {rows} rows were settled"
-    return settled / (max(f["ended"] for f in found) - min(f["began"] for f in found))
+    return float(settled) / (max(f["ended"] for f in found) - min(f["began"] for f in found))
 
 
 async def _work(target: str, tasks: int, named: Sequence[str]) -> dict[str, float]:

@@ -112,9 +112,10 @@ async def run(job: Job) -> dict[str, Any]:
         if job.rate is None and sent == job.requests:
             ending = True
 
+    host, port = target.hostname or "127.0.0.1", target.port or 80
     for _ in range(job.connections):
         _, connection = await loop.create_connection(
-            lambda: Connection(answered), target.hostname, target.port
+            lambda: Connection(answered), host, port
         )
         idle.append(connection)
     everyone = list(idle)

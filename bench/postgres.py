@@ -42,7 +42,7 @@ def cluster() -> Iterator[str | None]:
             **options,
         )
         settings = ("listen_addresses=", f"unix_socket_directories={home}", "shared_buffers=256MB")
-        server = subprocess.Popen(
+        server: subprocess.Popen[bytes] = subprocess.Popen(
             [binaries / "postgres", "-D", data] + [w for s in settings for w in ("-c", s)],
             **options,
         )

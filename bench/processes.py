@@ -89,7 +89,7 @@ def module(name: str) -> Iterator[Process]:
 @contextmanager
 def _started(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
-    process = subprocess.Popen(
+    process: subprocess.Popen[bytes] = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
         env=kept | {"PENSTOCK_LOG_LEVEL": "warning"},
@@ -166,16 +166,31 @@ def add_endpoint(server: Process, target: str, **fields: Any) -> str:
     return endpoint
 
 
+def flush_ms(times: int = 200) -> list[float]:
+    """What it costs to append 4 KiB to a file and flush it, in ms, sorted: a commit's least."""
+    taken = []
+    with folder() as path, (path / "flushed").open("wb", buffering=0) as file:
+        for _ in range(times):
+            began = time.perf_counter()
+            file.write(bytes(4096))
+            os.fdatasync(file.fileno())
+            taken.append((time.perf_counter() - began) * 1e3)
+    return sorted(taken)
+
+
 def machine() -> str:
-    """What was measured on, in a line."""
+    """What was measured on, and how busy it was."""
     import platform
     import sqlite3
     from importlib.metadata import version
 
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    flush = flush_ms()
     packages = ("fastapi", "uvicorn", "pydantic", "aiohttp", "psycopg")
     return (
         f"{os.cpu_count()} cores, {cpu[1] if cpu else platform.machine()}; "
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         + ", ".join(f"{name} {version(name)}" for name in packages)
+        + f"\n4 KiB appended and flushed: p50 {flush[len(flush) // 2]:.2f} ms, "
+        f"p99 {flush[len(flush) * 99 // 100]:.2f} ms; load average {os.getloadavg()[0]:.1f}"
     )

@@ -311,7 +311,7 @@ async def open_runtime(
             waker,
             tuple(services),
             worker,
-            Scheduler(database, clock, periodic),
+            Scheduler(database, clock, periodic, alone=database.dialect == "sqlite"),
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime

@@ -192,7 +192,7 @@ class Engine(RuleBasedStateMachine):
             taken = sum(1 for c in claimed.claims if c.lane == name)
             if lane.rate is not None:
                 lane.tokens = lane.bucket(now) - taken
-                lane.tokens_at = max(lane.tokens_at, now)
+                lane.tokens_at = now
             if lane.circuit == "open" and taken:
                 lane.circuit, lane.generation = "half_open", lane.generation + 1
             assert all(c.circuit == lane.generation for c in claimed.claims if c.lane == name)

@@ -112,6 +112,8 @@ def configure(tx: Tx, lane: str, **changes: Any) -> bool:
     unknown = set(changes) - set(_CONFIGURABLE)
     if unknown:
         raise TypeError(f"not a lane's property: {', '.join(sorted(unknown))}")
+    if not changes:
+        raise TypeError("nothing to change")
     found = tx.one(_update(tuple(sorted(changes))), id=lane, **changes)
     if found is None:
         return False

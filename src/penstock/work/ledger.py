@@ -75,7 +75,8 @@ FROM lk WHERE w.id = lk.id RETURNING w.id, w.lane, w.generation, w.attempts, w.l
     )
 
 
-# A lane that gave nothing, has no bucket and was not woken is not written: on SQLite, looking into
+# `tokens_at` follows the clock also where that was set back: a bucket must not wait for the clock
+# to catch up. A lane that gave nothing, has no bucket and was not woken is not written: on SQLite, looking into
 # it then waits for no disk.
 _SERVED = sql(
     sqlite="""
@@ -83,7 +84,7 @@ UPDATE lanes SET
   served_at = CASE WHEN :taken > 0 THEN max({now}, woken_at) ELSE max(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
     ELSE min(burst, tokens + rate * max(0, {now} - tokens_at) / 1e6) - :taken END,
-  tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE max(tokens_at, {now}) END
+  tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE {now} END
 WHERE id = :lane AND (:taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
 """,
     postgres="""
@@ -92,7 +93,7 @@ UPDATE lanes n SET
                    ELSE greatest(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
     ELSE least(burst, tokens + rate * greatest(0, {now} - tokens_at) / 1e6) - q.taken END,
-  tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE greatest(tokens_at, {now}) END
+  tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE {now} END
 FROM unnest(:lanes::text[], :taken::int[]) AS q(lane, taken)
 WHERE n.id = q.lane AND (q.taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
 """,

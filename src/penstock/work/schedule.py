@@ -54,34 +54,68 @@ class Periodic:
 
 
 class Scheduler:
-    """Runs the periodic tasks of a group of processes, in whichever of them leads."""
+    """Runs the periodic tasks of a group of processes, in whichever of them leads.
 
-    def __init__(self, database: Database, clock: Clock, tasks: Sequence[Periodic]) -> None:
+    `alone`: there is no other process to elect, as on SQLite.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        tasks: Sequence[Periodic],
+        *,
+        alone: bool = False,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._tasks = tasks
+        self._alone = alone
         self._holder = new_id("wrk")
-        self.leads = False
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self.leads = alone
 
     async def run(self) -> None:
-        """Lead when it can, for ever; resigns when cancelled."""
+        """Lead when it can, for ever; resigns when cancelled.
+
+        Each task runs beside the others, and not again before it has ended: one that takes long
+        holds up neither the rest nor the leader's lease.
+        """
         due = {task.name: 0.0 for task in self._tasks}
+        election = 0.0
         step = min([LEASE / 3, *(task.every for task in self._tasks)])
         try:
             while True:
-                await self._elect()
+                now = self._clock.monotonic()
+                if not self._alone and now >= election:
+                    election = now + LEASE / 3
+                    await self._elect()
                 for task in self._tasks if self.leads else ():
-                    if self._clock.monotonic() >= due[task.name]:
-                        due[task.name] = self._clock.monotonic() + task.every
-                        await self._run(task)
+                    if now >= due[task.name] and task.name not in self._running:
+                        due[task.name] = now + task.every
+                        self._start(task)
                 await asyncio.sleep(step)
         finally:
-            self.leads = False
-            # Also if it does not know that it leads: the last election may have been cut short.
-            with contextlib.suppress(StorageError):  # its lease runs out
-                await self._database.unit(
-                    lambda tx: tx.run(_RESIGN, name="scheduler", holder=self._holder)
-                )
+            await self._stop()
+
+    def _start(self, task: Periodic) -> None:
+        running = asyncio.get_running_loop().create_task(self._run(task), name=task.name)
+        self._running[task.name] = running
+        running.add_done_callback(lambda _: self._running.pop(task.name, None))
+
+    async def _stop(self) -> None:
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._alone:
+            return
+        self.leads = False
+        # Also if it does not know that it leads: the last election may have been cut short.
+        with contextlib.suppress(StorageError):  # its lease runs out
+            await self._database.unit(
+                lambda tx: tx.run(_RESIGN, name="scheduler", holder=self._holder)
+            )
 
     async def _elect(self) -> None:
         electing = asyncio.ensure_future(self._database.unit(self._acquire))
