@@ -32,11 +32,13 @@ def run(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     with folder() as one, folder() as other, module("bench.receiver") as receiver:
         with penstock(one) as burdened, penstock(other) as free:
+            for server in (burdened, free):
+                closed = add_endpoint(server, "http://127.0.0.1:9/", event_types=["backlog.*"])
+                server.call("POST", f"/v1/endpoints/{closed}/disable")
+                add_endpoint(server, receiver.url, event_types=["order.*"])
             began = time.monotonic()
             _burden(burdened, given.rows)
             filled = time.monotonic() - began
-            for server in (burdened, free):
-                add_endpoint(server, receiver.url, event_types=["order.*"])
             latencies: dict[str, list[float]] = {"with": [], "without": []}
             tails: dict[str, list[float]] = {"with": [], "without": []}
             order = [("with", burdened), ("without", free)]
@@ -69,8 +71,6 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _burden(server: Process, rows: int) -> None:
-    closed = add_endpoint(server, "http://127.0.0.1:9/", event_types=["backlog.*"])
-    server.call("POST", f"/v1/endpoints/{closed}/disable")
     event = {"event_type": "backlog.item", "payload": {"number": 1}}
     body = json.dumps({"events": [event] * 100})
     report = load(_job(server, "/v1/events/batch", body, requests=rows // 100, connections=4))

@@ -76,8 +76,8 @@ FROM lk WHERE w.id = lk.id RETURNING w.id, w.lane, w.generation, w.attempts, w.l
 
 
 # `tokens_at` follows the clock also where that was set back: a bucket must not wait for the clock
-# to catch up. A lane that gave nothing, has no bucket and was not woken is not written: on SQLite, looking into
-# it then waits for no disk.
+# to catch up. A lane that gave nothing, has no bucket and was not woken is not written: on SQLite,
+# looking into it then waits for no disk.
 _SERVED = sql(
     sqlite="""
 UPDATE lanes SET
