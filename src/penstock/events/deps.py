@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock.clock import Clock
 from penstock.events.accept import Acceptor
+from penstock.events.destinations import Destination
 from penstock.events.guard import Guard
 from penstock.events.policy import Policy
 from penstock.events.settled import Waiters
@@ -23,4 +25,5 @@ class Deps:
     guard: Guard
     acceptor: Acceptor
     policy: Policy
+    destinations: Mapping[str, Destination]  # by kind
     waiters: Waiters = field(default_factory=Waiters)
