@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
@@ -16,6 +16,7 @@ from email_validator import EmailNotValidError, validate_email
 from penstock.clock import to_datetime
 from penstock.events.destinations import Answer, TargetRefused, refused
 from penstock.events.receivers import Opened, Push, Receiver
+from penstock.mail import Sender
 
 DEFAULT_SUBJECT: Final = "{event_type}"
 MOST_TEXT: Final = 512 * 1024  # characters of indented JSON; a larger payload is sent as it is
@@ -37,19 +38,6 @@ class Letter:
 
 # Carries a letter in at most so many seconds.
 Carry = Callable[[Letter, float], Awaitable[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Whom mail comes from."""
-
-    name: str
-    address: str
-
-    @property
-    def domain(self) -> str:
-        """What is after the @."""
-        return self.address.rpartition("@")[2]
 
 
 class Email:
@@ -89,20 +77,6 @@ def address(given: str) -> str:
     except EmailNotValidError as exc:
         raise TargetRefused(f"the target is not an e-mail address: {exc}") from None
     return found.ascii_email or found.normalized
-
-
-def parse_sender(given: str) -> Sender:
-    """``Name <address>`` or an address alone; ValueError if it is neither."""
-    name, found = parseaddr(given)
-    try:
-        checked = validate_email(
-            found, check_deliverability=False, allow_smtputf8=False, globally_deliverable=False
-        )
-    except EmailNotValidError as exc:
-        raise ValueError(str(exc)) from None
-    if not name.isprintable():
-        raise ValueError("the name has a character that cannot be printed")
-    return Sender(name, checked.ascii_email or checked.normalized)
 
 
 def text(push: Push) -> str:

@@ -15,7 +15,7 @@ from penstock.events.destinations.smtp import Smtp
 from penstock.events.destinations.sqs import Sqs
 from penstock.events.destinations.webhook import Send, Webhook
 from penstock.events.guard import Guard
-from penstock.smtp_url import SmtpServer
+from penstock.mail import Sender, SmtpServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Outlets:
 
     smtp: SmtpServer | None = None
     mail_by: Literal["smtp", "ses", "outbox"] | None = None  # None = smtp if there is a server
-    mail_from: str | None = None
+    mail_from: Sender | None = None
     mail_subject: str = email.DEFAULT_SUBJECT
     sms_by: Literal["sns", "outbox"] = "outbox"
     aws_region: str | None = None
@@ -63,9 +63,8 @@ def _mail(outlets: Outlets, aws: Aws) -> email.Carry:
         return outbox.keep_letter
     if outlets.mail_from is None:
         raise ValueError("mail cannot be sent without an address that it comes from")
-    sender = email.parse_sender(outlets.mail_from)
     if by == "ses":
-        return Ses(aws, sender)
+        return Ses(aws, outlets.mail_from)
     if outlets.smtp is None:
         raise ValueError("mail by SMTP needs a server")
-    return Smtp(outlets.smtp, sender)
+    return Smtp(outlets.smtp, outlets.mail_from)

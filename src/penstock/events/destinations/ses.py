@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from penstock.events.destinations import Answer
 from penstock.events.destinations.aws import Aws
-from penstock.events.destinations.email import Letter, Sender, mime
+from penstock.events.destinations.email import Letter, mime
+from penstock.mail import Sender
 
 
 class Ses:

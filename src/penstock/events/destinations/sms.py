@@ -104,7 +104,7 @@ def number(given: str) -> str:
 
 
 def text(push: Push) -> str:
-    """What the recipient reads: the payload's `message`, if there is one, else the event in brief."""
+    """What the recipient reads: the payload's `message`, or else the event in brief."""
     try:
         said = json.loads(push.payload).get("message")
     except (RecursionError, ValueError):

@@ -23,8 +23,8 @@ from typing import Final, Literal
 import aiosmtplib
 
 from penstock.events.destinations import Answer, Verdict, failed, one_line
-from penstock.events.destinations.email import Letter, Sender, mime
-from penstock.smtp_url import SmtpServer
+from penstock.events.destinations.email import Letter, mime
+from penstock.mail import Sender, SmtpServer
 
 CONNECTIONS: Final = 10  # at once: mail servers take few from one client
 _QUIT: Final = 2.0  # seconds

@@ -1,8 +1,9 @@
-"""The mail server that a setting names: ``smtp[s]://user:password@host:port?starttls=…``."""
+"""How mail leaves, as settings name it: the server, and whom it comes from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from email.utils import parseaddr
 from typing import Final, Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -23,7 +24,9 @@ class SmtpServer:
 
 
 def parse_smtp_url(text: str) -> SmtpServer:
-    """Take the URL apart; ValueError says what is wrong, without its password.
+    """Take ``smtp[s]://user:password@host:port?starttls=…`` apart.
+
+    ValueError says what is wrong, without the password.
 
     ``smtps`` is TLS from the first byte (port 465, RFC 8314). ``smtp`` (port 587) begins in
     plain and must be upgraded, unless ``starttls`` is ``auto`` (if the server offers it) or
@@ -56,3 +59,32 @@ def parse_smtp_url(text: str) -> SmtpServer:
         tls,
         cast(StartTls, starttls),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whom mail comes from."""
+
+    name: str
+    address: str
+
+    @property
+    def domain(self) -> str:
+        """What is after the @."""
+        return self.address.rpartition("@")[2]
+
+
+def parse_sender(given: str) -> Sender:
+    """``Name <address>`` or an address alone; ValueError if it is neither."""
+    from email_validator import EmailNotValidError, validate_email
+
+    name, found = parseaddr(given)
+    try:
+        checked = validate_email(
+            found, check_deliverability=False, allow_smtputf8=False, globally_deliverable=False
+        )
+    except EmailNotValidError as exc:
+        raise ValueError(str(exc)) from None
+    if not given.isprintable():
+        raise ValueError("it has a character that cannot be printed")
+    return Sender(name, checked.ascii_email or checked.normalized)
