@@ -15,7 +15,9 @@ queue, an invalid parameter
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
+import sys
 import time
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -62,6 +64,7 @@ class Aws:
         self.region = region
         self.endpoint_url = endpoint_url
         self._clients: dict[tuple[str, str | None], Any] = {}
+        self._session: Any = None
         self._making = asyncio.Lock()
         self._stack = AsyncExitStack()
 
@@ -79,9 +82,12 @@ class Aws:
             require()
         except TargetRefused as exc:
             return failed("unsupported", str(exc), 0.0, health=None)
-        from botocore.exceptions import BotoCoreError, ClientError
-
         began = time.monotonic()
+        if "aiobotocore.session" not in sys.modules:  # a quarter of a second, once
+            await asyncio.to_thread(importlib.import_module, "aiobotocore.session")
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
         try:
             async with asyncio.timeout(within):
                 client = await self._client(service, region or self.region)
@@ -90,6 +96,8 @@ class Aws:
             return failed("timeout", "no answer in time", time.monotonic() - began)
         except ClientError as exc:
             return of_error(exc.response, time.monotonic() - began)
+        except ResponseParserError as exc:
+            return failed("protocol", str(exc), time.monotonic() - began)
         except (BotoCoreError, OSError) as exc:
             return _of_exception(exc, time.monotonic() - began)
         return Answer(
@@ -115,8 +123,10 @@ class Aws:
             known = self._clients.get((service, region))
             if known is not None:
                 return known
+            if self._session is None:  # one for all: it reads AWS's long tables once
+                self._session = get_session()
             made = await self._stack.enter_async_context(
-                get_session().create_client(
+                self._session.create_client(
                     service,
                     region_name=region,
                     endpoint_url=self.endpoint_url,
@@ -158,6 +168,6 @@ def _of_exception(exc: Exception, duration: float) -> Answer:
         return failed("timeout_connect", "no connection in time", duration)
     if isinstance(exc, aws.ReadTimeoutError):
         return failed("timeout", "no answer in time", duration)
-    if isinstance(exc, aws.HTTPClientError | OSError):
+    if isinstance(exc, aws.HTTPClientError | aws.ConnectionError | OSError):
         return failed("connection", text, duration)
     return failed("aws_configuration", text, duration, health=None)

@@ -109,10 +109,13 @@ def indented(compact: str) -> str:
 def mime(letter: Letter, sender: Sender) -> bytes:
     """The message, the same bytes on every attempt, its lines ended by CR LF.
 
-    Who gets it twice can tell by its Message-ID. `EmailMessage` refuses line breaks in what is
-    put into a header, so nothing can add one.
+    Who gets it twice can tell by its Message-ID. ValueError for what could add a header:
+    `EmailMessage` looks for line breaks too, but lets one at the end through.
     """
     push = letter.push
+    for part in (sender.name, sender.address, letter.to, letter.subject):
+        if not part.isprintable():
+            raise ValueError(f"{part!r} has a character that a header cannot hold")
     message = EmailMessage(policy=_POLICY)
     message["From"] = Address(sender.name, addr_spec=sender.address)
     message["To"] = Address(addr_spec=letter.to)

@@ -53,10 +53,11 @@ class Sms:
 
     async def send(self, push: Push, receiver: Receiver, opened: Opened, content: bytes) -> Answer:
         """Send the event's text."""
-        # Only the form: a number that was good when it was stored may have left the tables.
-        if not _E164.fullmatch(receiver.target):
-            return refused("the target is not a telephone number in E.164 form")
-        made = Text(push, receiver.account, receiver.target, text(push))
+        try:
+            to = number(receiver.target)
+        except TargetRefused as exc:
+            return refused(str(exc))
+        made = Text(push, receiver.account, to, text(push))
         return await self._carry(made, receiver.timeout)
 
 

@@ -30,6 +30,8 @@ CONNECTIONS: Final = 10  # at once: mail servers take few from one client
 _QUIT: Final = 2.0  # seconds
 _START_TLS: Final = {"always": True, "auto": None, "never": False}
 
+_LOGIN: Final = frozenset((530, 534, 535, 538))  # RFC 4954, section 6
+
 Stage = Literal["wait", "connect", "message"]
 
 
@@ -98,8 +100,8 @@ def _answer(exc: Exception, stage: Stage, peer: str | None, duration: float) -> 
         exc = exc.recipients[0]
     if isinstance(exc, aiosmtplib.SMTPResponseException):
         code, said = exc.code, f"{exc.code} {exc.message}"
-        if stage != "message":
-            kind = "smtp_login" if isinstance(exc, aiosmtplib.SMTPAuthenticationError) else "smtp"
+        if stage != "message" or code in _LOGIN:
+            kind = "smtp_login" if code in _LOGIN else "smtp"
             return failed(kind, said, duration, status_code=code, address=peer)
         if code >= 500:
             return failed(
