@@ -7,7 +7,7 @@ UV := uv
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench lock clean
+.PHONY: help run test lint format docs bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ lint: .venv/.dev ## style, types and layers alone
 format: .venv/.dev ## rewrite the code in the common style
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
+
+docs: .venv/.dev ## write the generated parts of docs/reference anew
+	@$(BIN)/python docs/generate.py
 
 bench: .venv/.dev ## measure the figures of docs/performance.md
 	@$(BIN)/python -m bench $(ARGS)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import figures
+from bench.figures import columns
 from bench.http import Job
 from bench.processes import Process, add_endpoint, folder, load, module, penstock
 
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str]) -> None:
         ]
         paced = load(job(server, OWED, connections=64, seconds=6.0, rate=given.rate))
         paced_bare = load(job(bare, OWED, connections=64, seconds=3.0, rate=given.rate))
-    bares, oweds, unmatcheds = (list(zip(*column)) for column in zip(*turns))
+    bares, oweds, unmatcheds = (columns(each) for each in columns(turns))
     rows = []
     for name, found, target in (
         ("accept, one delivery owed", oweds, "≥ 50 % of bare"),

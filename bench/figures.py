@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import median
+from typing import Any
 
 HEAD = ("figure", "ratio", "value", "peer in the same run", "to reach")
 
@@ -27,6 +28,10 @@ def percent(part: float, whole: float) -> str:
 
 def middle(values: Sequence[float]) -> float:
     return median(values) if values else 0.0
+
+
+def columns(rows: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:

@@ -19,12 +19,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+_STAMP = b"1" + b"0" * 15  # replaced by as many digits, so that a body's length stays
+SENT = int(_STAMP)
 
 
 @dataclass
 class Job:
     """What to send. `rate` None = each connection sends as soon as it was answered; otherwise
-    so many requests a second, on schedule, whether or not earlier ones were answered."""
+    so many requests a second, on schedule, whether or not earlier ones were answered. The number
+    `SENT` in a body becomes the request's intended start, in µs of the monotonic clock."""
 
     url: str
     bodies: list[str]
@@ -77,6 +80,7 @@ async def run(job: Job) -> dict[str, Any]:
     """Send, and report answers a second, statuses, and latency in milliseconds."""
     target = urlsplit(job.url)
     requests = [_request(target.netloc, target.path, job.headers, body) for body in job.bodies]
+    stamped = any(_STAMP in request for request in requests)
     loop = asyncio.get_running_loop()
     idle: deque[Connection] = deque()
     waiting: deque[float] = deque()  # intended starts for which no connection was free
@@ -100,7 +104,10 @@ async def run(job: Job) -> dict[str, Any]:
 
     def send(connection: Connection, began: float) -> None:
         nonlocal sent, ending
-        connection.send(requests[sent % len(requests)], began)
+        request = requests[sent % len(requests)]
+        if stamped:
+            request = request.replace(_STAMP, b"1%015d" % (began * 1e6))
+        connection.send(request, began)
         sent += 1
         if job.rate is None and sent == job.requests:
             ending = True

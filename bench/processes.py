@@ -92,7 +92,7 @@ def _started(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env=kept,
+        env=kept | {"PENSTOCK_LOG_LEVEL": "warning"},
         **({"stdout": subprocess.DEVNULL} | options),
     )
     try:
@@ -111,7 +111,9 @@ def _started(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[
 @contextmanager
 def folder() -> Iterator[Path]:
     """A folder on the disk (not in memory) that is deleted at the end."""
-    path = Path(tempfile.mkdtemp(prefix="penstock-bench-", dir=os.environ.get("BENCH_DIR", "/var/tmp")))
+    path = Path(
+        tempfile.mkdtemp(prefix="penstock-bench-", dir=os.environ.get("BENCH_DIR", "/var/tmp"))
+    )
     try:
         yield path
     finally:

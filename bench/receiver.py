@@ -1,8 +1,8 @@
 """An endpoint that costs nearly nothing: it answers 200 to whatever comes, and keeps count.
 
 ``POST`` counts a delivery; ``GET /`` answers the counts since the last ``GET /reset``. Where a
-body carries ``"sent":<µs of the monotonic clock>`` the time from there to its arrival is kept:
-on Linux all processes share that clock. Prints its URL when it listens.
+body carries ``"sent":1<µs of the monotonic clock, in 15 digits>`` the time from there to its
+arrival is kept: on Linux all processes share that clock. Prints its URL when it listens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.http import percentiles
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _ID = re.compile(rb'"event_id": ?"([^"]+)"')
-_SENT = re.compile(rb'"sent": ?([0-9]+)')
+_SENT = re.compile(rb'"sent": ?1([0-9]{15})')
 _OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 

@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
+from contextvars import Token
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -152,6 +153,17 @@ def log(event: LogEvent, /, exc_info: BaseException | None = None, **fields: obj
     getattr(_state.logger, event.level)(event.name, **fields)
 
 
-def bind(**fields: object) -> AbstractContextManager[None]:
+class bind:
     """Add `fields` to every line logged inside the ``with`` block, in this task or thread."""
-    return structlog.contextvars.bound_contextvars(**fields)
+
+    __slots__ = ("_fields", "_tokens")
+
+    def __init__(self, **fields: object) -> None:
+        self._fields = fields
+        self._tokens: Mapping[str, Token[Any]] = {}
+
+    def __enter__(self) -> None:
+        self._tokens = structlog.contextvars.bind_contextvars(**self._fields)
+
+    def __exit__(self, *_exc: object) -> None:
+        structlog.contextvars.reset_contextvars(**self._tokens)

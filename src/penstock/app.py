@@ -180,7 +180,7 @@ class Penstock:
 
     def handle(self, job_id: str) -> JobHandle[Any]:
         """The handle of a job that was enqueued before, by its id."""
-        return JobHandle(job_id, self.units)
+        return JobHandle(job_id, self)
 
     def get(self, name: str) -> Job[..., Any]:
         """The job of that name. Raises UnknownJob."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final, Protocol
 
 SECOND: Final = 1_000_000
@@ -90,7 +91,13 @@ def to_iso(us: int) -> str:
 
     The constant width makes the texts sort as the instants do.
     """
-    return f"{to_datetime(us):%Y-%m-%dT%H:%M:%S.%f}Z"
+    seconds, rest = divmod(us, SECOND)
+    return f"{_to_the_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=1024)  # instants that are written out are mostly of the present second
+def _to_the_second(seconds: int) -> str:
+    return f"{to_datetime(seconds * SECOND):%Y-%m-%dT%H:%M:%S}"
 
 
 def from_iso(text: str) -> int:

@@ -26,7 +26,7 @@ from penstock.clock import Clock, SystemClock
 from penstock.errors import SettingsError, StorageError
 from penstock.secretbox import SecretBox
 from penstock.settings import Network, Settings, load_secret_keys
-from penstock.storage import Database
+from penstock.storage import Database, Tx
 from penstock.storage.lock import lock_of
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.telemetry import (
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 GAUGES_EVERY = 15.0  # seconds
 CRON_EVERY = 1.0  # seconds
+PRUNE_EVERY = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,7 @@ class Runtime:
             ),
             database=self.database,
             version=__version__,
-            services=("jobs", *self.settings.services),
+            services=list(dict.fromkeys(("jobs", *self.settings.services))),
             readiness=self.ready,
             limiter=_limiter(self.settings),
             metrics_public=self.settings.metrics_public,
@@ -276,7 +277,12 @@ async def open_runtime(
         stack.push_async_callback(wakeups.close)
         waker = Waker(database, wakeups)
         stack.push_async_callback(waker.close)
+        app = app or no_jobs()
         services = await _services(settings, clock, database, stack, app)
+        # What jobs enqueue goes through this process's own database, which wakes its workers.
+        app.bind(database)
+        stack.callback(app.unbind)
+        await database.unit(app.set_caps)
         kinds = [kind for service in services for kind in service.kinds]
         if database.dialect == "sqlite":
             await release_all(database, kinds)
@@ -315,42 +321,48 @@ async def _services(
     clock: Clock,
     database: Database,
     stack: contextlib.AsyncExitStack,
-    app: Penstock | None,
+    app: Penstock,
 ) -> list[Service]:
-    services = [await _jobs(settings, database, stack, app)]
+    services = [_jobs(settings, database, stack, app)]
     if "events" in settings.services:
         services.append(_events(settings, clock, database, stack))
     return services
 
 
-async def _jobs(
-    settings: Settings,
-    database: Database,
-    stack: contextlib.AsyncExitStack,
-    app: Penstock | None,
+def _jobs(
+    settings: Settings, database: Database, stack: contextlib.AsyncExitStack, app: Penstock
 ) -> Service:
-    from penstock.app import Penstock
-    from penstock.jobs import JobRunner, job_kind
+    from penstock import jobs
 
-    app = app or Penstock()
-    runner = JobRunner(app.jobs, slots=settings.job_slots)
+    runner = jobs.JobRunner(app.jobs, slots=settings.job_slots, environment=_environment(settings))
     stack.push_async_callback(runner.close)
-    app.bind(database)
-    stack.callback(app.unbind)
-
-    await database.unit(app.set_caps)
 
     async def tick() -> None:
         await database.unit(app.cron_tick)
 
-    periodic = (Periodic("cron", CRON_EVERY, tick),) if app.crons else ()
-    return Service(kinds=(job_kind(runner),), periodic=periodic)
+    return Service(
+        kinds=(jobs.job_kind(runner, lease=settings.lease),),
+        periodic=(
+            *([Periodic("cron", CRON_EVERY, tick)] if app.crons else []),
+            _pruning("jobs", database, jobs.prune),
+        ),
+    )
+
+
+def _pruning(name: str, database: Database, prune: Callable[[Tx], int]) -> Periodic:
+    """Deletes what is past its time, a thousand rows or so in a transaction."""
+
+    async def run() -> None:
+        while await database.unit(prune):
+            pass  # one unit at a time: others write in between
+
+    return Periodic(f"prune {name}", PRUNE_EVERY, run)
 
 
 def _events(
     settings: Settings, clock: Clock, database: Database, stack: contextlib.AsyncExitStack
 ) -> Service:
-    from penstock.events import service
+    from penstock.events import idempotency, service
 
     made = service.build(
         database=database,
@@ -358,6 +370,7 @@ def _events(
         box=SecretBox(load_secret_keys(settings)),
         allow=private_targets(settings),
         slots=settings.delivery_slots,
+        lease=settings.lease,
         schedule=settings.delivery_schedule,
         timeout=settings.delivery_timeout,
         expiry=settings.delivery_expiry,
@@ -368,6 +381,7 @@ def _events(
     return Service(
         kinds=made.kinds,
         routers=made.routers,
+        periodic=(_pruning("idempotency keys", database, idempotency.prune),),
         on_notes=made.waiters.on_notes,
         stopping=made.waiters.close,
     )
@@ -383,7 +397,16 @@ async def open_services(
         database = make_database(settings, clock, owner=False)
         await database.open()
         stack.push_async_callback(database.close)
-        yield database, await _services(settings, clock, database, stack, app), clock
+        # The app stays unbound: what the row enqueues is woken as any other process's is.
+        services = await _services(settings, clock, database, stack, app or no_jobs())
+        yield database, services, clock
+
+
+def no_jobs() -> Penstock:
+    """An app without jobs, for processes that were given none."""
+    from penstock.app import Penstock
+
+    return Penstock()
 
 
 def load_app(path: str | None) -> Penstock | None:
@@ -434,12 +457,16 @@ def _limiter(settings: Settings) -> RateLimiter | None:
     return RateLimiter(settings.rate_limit, max(1, round(2 * settings.rate_limit)))
 
 
+def _environment(settings: Settings) -> dict[str, str]:
+    """What a child must be told: it reads .env and penstock.toml as this process did, but knows
+    nothing of the command line."""
+    if settings.database_url is not None:
+        return {}
+    return {"PENSTOCK_DATA_DIR": str(settings.data_dir.absolute())}
+
+
 def _isolation(settings: Settings, app_path: str | None) -> Isolate:
-    # The child reads .env and penstock.toml as this process did; what came from the command line
-    # is handed over.
-    environment = dict(os.environ)
-    if settings.database_url is None:
-        environment["PENSTOCK_DATA_DIR"] = str(settings.data_dir.absolute())
+    environment = dict(os.environ) | _environment(settings)
     arguments = ["run-claimed-row"]
     if app_path is not None:
         arguments += ["--app", app_path]

@@ -151,7 +151,7 @@ JOB_RETRIED: Final = _event(
 JOB_DEAD: Final = _event(
     "job_dead",
     "warning",
-    "A job failed for good; it is kept and can be redriven.",
+    "A job failed for good; it is kept, with its error.",
     *("job_id", "job", "attempt", "seconds", "error"),
 )
 JOB_RESULT_DROPPED: Final = _event(
@@ -194,7 +194,7 @@ DELIVERY_RETRIED: Final = _event(
 DELIVERY_DEAD: Final = _event(
     "delivery_dead",
     "warning",
-    "A delivery was given up; it is kept and can be redriven.",
+    "A delivery was given up; it is kept, with its attempts.",
     *("delivery_id", "event_id", "endpoint_id", "attempt", "status_code", "seconds", "error"),
 )
 ENDPOINT_DISABLED: Final = _event(
@@ -278,7 +278,7 @@ DEAD_ROWS: Final = Metric(
     "penstock_dead_rows",
     "gauge",
     "rows",
-    "Rows that were given up and not yet redriven or dropped.",
+    "Rows that were given up.",
     ("kind",),
     cloudwatch="DeadRows",
 )

@@ -1,191 +1,387 @@
-"""`penstock worker -A module:app` as a user runs it, with a program beside it that enqueues."""
+"""The user's own jobs: declared in a module, run by real workers, enqueued by other processes."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import signal
 import sqlite3
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import create_engine
 
-from penstock.settings import load_settings
-from support.process import Process
+from penstock import JobFailed
+from support.process import Process, Up
 
-MODULE = """
+pytestmark = pytest.mark.anyio
+
+SHOP = '''
 from __future__ import annotations
-import os, sys, time
+
+import asyncio
+import os
+import threading
+import time
 from pathlib import Path
-from penstock import Penstock, current_job
+
+from penstock import Penstock, Retry, current_job
 
 app = Penstock()
+BOOK = Path(__file__).with_name("book")
+
+
+def write(*words):
+    job = current_job()
+    with BOOK.open("a") as book:
+        book.write(" ".join(map(str, [*words, job.attempt, os.getpid(), time.time()])) + "\\n")
+
 
 @app.job
 async def add(a: int, b: int) -> int:
+    write("add", a)
     return a + b
 
+
 @app.job
-def in_thread(name: str) -> str:
-    child = add.enqueue_sync(1, 1, key=name)
-    return child.id
+def shout(text: str) -> str:
+    assert threading.current_thread() is not threading.main_thread()
+    write("shout")
+    return text.upper()
+
 
 @app.job(process=True)
-def in_process() -> list[str]:
-    return [str(os.getpid()), add.enqueue_sync(2, 2).id]
+def count(upto: int) -> dict[str, int]:
+    write("count")
+    return {"pid": os.getpid(), "sum": sum(range(upto))}
 
-@app.job(retries=0, process=True, timeout="300ms")
-def forever() -> None:
-    while True:
-        pass
 
-@app.job(backoff=["100ms"])
-def flaky(folder: str) -> int:
-    attempt = current_job().attempt
-    Path(folder, f"attempt-{attempt}").touch()
-    if attempt < 3:
+@app.job(retries=2, backoff=[0.1])
+async def flaky(name: str) -> int:
+    write("flaky", name)
+    if current_job().attempt < 3:
         raise ValueError("not yet")
-    return attempt
+    return current_job().attempt
+
+
+@app.job(retries=1, backoff=[0.1])
+def hopeless() -> None:
+    write("hopeless")
+    raise RuntimeError("no use")
+
+
+@app.job(timeout="300ms", retries=0)
+async def sleepy() -> None:
+    await asyncio.sleep(30)
+
 
 @app.job
-def slow(folder: str) -> None:
-    Path(folder, f"began-{time.time_ns()}").touch()
-    while not Path(folder, "go").exists():
-        time.sleep(0.01)
+async def wait(name: str, seconds: float) -> str:
+    write("begin", name)
+    await asyncio.sleep(seconds)
+    write("end", name)
+    return name
+
+
+@app.job
+async def killer() -> None:
+    write("killer")
+    os._exit(9)
+
+
+@app.job
+async def parent(n: int) -> None:
+    await add.enqueue(n, n)
+
 
 @app.cron("* * * * * *")
-def each_second() -> None:
-    Path(os.environ["SHOP_FOLDER"], f"tick-{time.time_ns()}").touch()
-"""
-
-pytestmark = pytest.mark.timeout(180)
+async def tick() -> None:
+    write("tick")
+'''
 
 
 class Shop:
-    """A user's project: its module, its folder, its worker, and this process as its client."""
+    """The module, as this process sees it, and the book its jobs write into."""
 
-    def __init__(self, folder: Path, env: dict[str, str], settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
-        self.env = env | {"SHOP_FOLDER": str(folder)}
-        file = folder / "shop.py"
-        file.write_text(MODULE)
-        spec = importlib.util.spec_from_file_location("shop", file)
+        (folder / "shop.py").write_text(SHOP)
+        spec = importlib.util.spec_from_file_location(f"shop_{id(self)}", folder / "shop.py")
         assert spec is not None
         assert spec.loader is not None
         self.module: Any = importlib.util.module_from_spec(spec)
-        sys.modules["shop"] = self.module
         spec.loader.exec_module(self.module)
-        self.module.app._settings = load_settings(data_dir=self.data, **settings)
 
-    def worker(self) -> Process:
-        worker = Process("worker", "-A", "shop:app", data=self.data, env=self.env, cwd=self.folder)
-        worker.wait_logged("worker_ready")
-        return worker
+    def book(self, word: str) -> list[list[str]]:
+        """The lines that begin with this word."""
+        path = self.folder / "book"
+        text = path.read_text() if path.exists() else ""
+        return [line.split() for line in text.splitlines() if line.split()[0] == word]
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def files(self, prefix: str) -> list[Path]:
-        return sorted(self.folder.glob(f"{prefix}-*"))
+            await asyncio.sleep(0.02)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    if request.param == "sqlite":
-        made = Shop(tmp_path, {"PENSTOCK_LEASE": "2s", "PENSTOCK_SWEEP_INTERVAL": "500ms"}, {})
-    else:
-        url = request.getfixturevalue("postgres_database_url")
-        env = {
-            "PENSTOCK_DATABASE_URL": url,
-            "PENSTOCK_SECRET_KEY": "0123456789abcdef",
-            "PENSTOCK_LEASE": "2s",
-            "PENSTOCK_SWEEP_INTERVAL": "500ms",
-        }
-        made = Shop(tmp_path, env, {"database_url": url})
-    yield made
-    made.module.app.close_sync()
-    del sys.modules["shop"]
+@contextmanager
+def _shop(folder: Path, **env: str) -> Iterator[Shop]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENSTOCK_DATA_DIR", str(folder / "data"))
+        for name, value in env.items():
+            patch.setenv(name, value)
+        opened = Shop(folder)
+        yield opened
+        opened.module.app.close_sync()
 
 
-def test_jobs_run_in_coroutines_threads_and_processes(shop: Shop) -> None:
-    jobs = shop.module
-    early = jobs.add.enqueue_sync(20, 22)  # before any worker, or table, is there
-    with shop.worker() as worker:
-        assert early.result_sync(timeout=30) == 42
-        began = time.monotonic()
-        assert jobs.add.enqueue_sync(1, 2).result_sync(timeout=30) == 3
-        assert time.monotonic() - began < 5  # woken, not swept
-
-        child = jobs.in_thread.enqueue_sync("k").result_sync(timeout=30)
-        assert jobs.app.handle(child).result_sync(timeout=30) == 2
-        pid, child = jobs.in_process.enqueue_sync().result_sync(timeout=60)
-        assert int(pid) not in (os.getpid(), worker.pid)
-        assert jobs.app.handle(child).result_sync(timeout=30) == 4
-
-        stuck = jobs.forever.enqueue_sync()
-        with pytest.raises(Exception, match=r"timed out after 0\.3 s"):
-            stuck.result_sync(timeout=60)
-        assert jobs.flaky.enqueue_sync(str(shop.folder)).result_sync(timeout=60) == 3
-        assert len(shop.files("attempt")) == 3
-        shop.wait(lambda: len(shop.files("tick")) >= 2)
-
-        assert worker.terminate() == 0
-        assert worker.logged("worker_shutdown")[0]["failed"] >= 3
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A shop with `penstock up -A shop:app` running, on SQLite."""
+    folder = tmp_path_factory.mktemp("shop")
+    with _shop(folder) as opened, Up(opened.data, "-A", "shop:app", cwd=folder):
+        yield opened
 
 
-def test_a_killed_workers_job_runs_again(shop: Shop) -> None:
-    jobs = shop.module
-    handle = jobs.slow.enqueue_sync(str(shop.folder))
-    with shop.worker() as worker:
-        shop.wait(lambda: len(shop.files("began")) == 1)
-        assert handle.status_sync() == "running"
-        worker.kill()
-    with shop.worker():
-        shop.wait(lambda: len(shop.files("began")) == 2)
-        (shop.folder / "go").touch()
-        handle.result_sync(timeout=30)
-    assert len(shop.files("began")) == 2
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """A shop of which nothing runs yet."""
+    with _shop(tmp_path) as opened:
+        yield opened
 
 
-def test_a_stopped_worker_finishes_what_runs_and_leaves_the_rest(shop: Shop) -> None:
-    jobs = shop.module
-    running = jobs.slow.enqueue_sync(str(shop.folder))
-    with shop.worker() as worker:
-        shop.wait(lambda: len(shop.files("began")) == 1)
-        worker.signal(signal.SIGTERM)
-        time.sleep(0.3)
-        waiting = jobs.add.enqueue_sync(1, 1)
-        (shop.folder / "go").touch()
-        assert worker.wait() == 0
-    assert running.status_sync() == "succeeded"
-    assert waiting.status_sync() == "pending"
-    assert len(shop.files("began")) == 1
+async def test_coroutines_functions_and_processes(running: Shop) -> None:
+    jobs = running.module
+    added = await jobs.add.enqueue(2, b=3)
+    shouted = await jobs.shout.enqueue("hello")
+    counted = await jobs.count.enqueue(1000)
+
+    assert await added.result(timeout=20) == 5
+    assert await shouted.result(timeout=20) == "HELLO"
+    result = await counted.result(timeout=30)
+    assert result["sum"] == 499500
+    server = {line[-2] for line in running.book("shout")}
+    assert len(server) == 1
+    assert str(result["pid"]) not in server | {str(os.getpid())}
 
 
-def test_a_job_of_a_newer_version_waits_for_its_worker(shop: Shop) -> None:
-    app = shop.module.app
-    newer = app.job(name="newer")(lambda: None)
-    with shop.worker():
-        handle = newer.enqueue_sync()
-        assert shop.module.add.enqueue_sync(1, 1).result_sync(timeout=30) == 2
-        time.sleep(0.2)
-        assert handle.status_sync() == "pending"
+async def test_another_process_is_noticed_at_once(running: Shop) -> None:
+    """Enqueued beside the owner of the SQLite file: no message passes but the commit."""
+    jobs = running.module
+    delays = []
+    for n in range(1000, 1008):
+        handle = jobs.add.enqueue_sync(n, 0)
+        committed = time.time()
+        assert handle.result_sync(timeout=20) == n
+        (line,) = [line for line in running.book("add") if line[1] == str(n)]
+        delays.append(float(line[-1]) - committed)
+
+    assert sorted(delays)[len(delays) // 2] < 0.4, delays
 
 
-@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
-def test_a_commit_of_the_callers_own_reaches_the_worker(shop: Shop) -> None:
-    with shop.worker(), closing(sqlite3.connect(shop.data / "penstock.db")) as connection:
-        with connection:
-            connection.execute("CREATE TABLE orders (id INTEGER)")
-            connection.execute("INSERT INTO orders VALUES (1)")
-            handle = shop.module.add.enqueue_in(connection, 1, 2)
-        assert handle.result_sync(timeout=10) == 3
+async def test_failures_are_retried_and_end_with_their_reason(running: Shop) -> None:
+    jobs = running.module
+    flaky = await jobs.flaky.enqueue("a")
+    hopeless = await jobs.hopeless.enqueue()
+    sleepy = await jobs.sleepy.enqueue()
+
+    assert await flaky.result(timeout=20) == 3
+    with pytest.raises(JobFailed, match="RuntimeError: no use"):
+        await hopeless.result(timeout=20)
+    with pytest.raises(JobFailed, match=r"timed out after 0\.3 s"):
+        await sleepy.result(timeout=20)
+    assert [line[1] for line in running.book("hopeless")] == ["1", "2"]
+
+
+async def test_a_job_enqueues_jobs(running: Shop) -> None:
+    await running.module.parent.enqueue(77)
+
+    await running.until(lambda: [line for line in running.book("add") if line[1] == "77"])
+
+
+async def test_keys_are_unique_while_pending(running: Shop) -> None:
+    jobs = running.module
+    first = await jobs.add.enqueue(1, 1, key="once", delay="1s")
+    second = await jobs.add.enqueue(2, 2, key="once", delay="1s")
+
+    assert second.id == first.id
+    assert second.existing
+    assert await second.result(timeout=20) == 2
+    third = await jobs.add.enqueue(3, 3, key="once")
+    assert await third.result(timeout=20) == 6
+
+
+async def test_a_cancelled_job_does_not_run(running: Shop) -> None:
+    handle = await running.module.add.enqueue(666, 0, delay="500ms")
+
+    assert await handle.cancel()
+    await asyncio.sleep(0.8)
+    assert await handle.status() == "cancelled"
+    assert not [line for line in running.book("add") if line[1] == "666"]
+
+
+async def test_in_the_callers_own_transaction(running: Shop) -> None:
+    """Enqueued with the caller's commit, and not at all with its rollback."""
+    jobs, path = running.module, running.data / "penstock.db"
+    plain = sqlite3.connect(path, timeout=10)
+    try:
+        lost = jobs.add.enqueue_in(plain, 501, 0)
+        plain.rollback()
+        kept = jobs.add.enqueue_in(plain, 502, 0)
+        assert not [line for line in running.book("add") if line[1] == "502"]
+        plain.commit()
+    finally:
+        plain.close()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection, connection.begin() as transaction:
+        jobs.add.enqueue_in(connection, 503, 0)
+        transaction.rollback()
+    with engine.begin() as connection:
+        core = jobs.add.enqueue_in(connection, 504, 0)
+    engine.dispose()
+
+    assert await jobs.app.handle(kept.id).result(timeout=20) == 502
+    assert await jobs.app.handle(core.id).result(timeout=20) == 504
+    assert not [line for line in running.book("add") if line[1] in ("501", "503")]
+    with pytest.raises(Exception, match="there is no job"):
+        await jobs.app.handle(lost.id).status()
+
+
+async def test_by_the_clock(running: Shop) -> None:
+    before = len(running.book("tick"))
+
+    await running.until(lambda: len(running.book("tick")) >= before + 2, 8)
+
+    seconds = [int(float(line[-1])) for line in running.book("tick")]
+    assert len(seconds) <= len(set(seconds)) + 2  # about one a second, none twice
+
+
+async def test_a_worker_without_an_api(start: Callable[..., Process], shop: Shop) -> None:
+    early = shop.module.add.enqueue_sync(1, 2)  # before anything runs: it makes the tables
+    worker = start(Process, "worker", "-A", "shop:app", data=shop.data, cwd=shop.folder)
+
+    assert await shop.module.app.handle(early.id).result(timeout=30) == 3
+    await shop.until(lambda: shop.book("tick"))
+    assert not (shop.data / "run.json").exists()
+    assert await asyncio.to_thread(worker.terminate) == 0
+    (summary,) = worker.logged("worker_shutdown")
+    assert summary["processed"] >= 2
+
+
+async def test_sigterm_gives_a_running_job_back(start: Callable[..., Process], shop: Shop) -> None:
+    env = {"PENSTOCK_GRACE": "1s"}
+    up = start(Up, shop.data, "-A", "shop:app", cwd=shop.folder, env=env)
+    short = await shop.module.wait.enqueue("short", 0.6)
+    long = await shop.module.wait.enqueue("long", 2.5)
+    await shop.until(lambda: len(shop.book("begin")) == 2)
+
+    assert await asyncio.to_thread(up.terminate) == 0
+
+    assert [line[1] for line in shop.book("end")] == ["short"]
+    start(Up, shop.data, "-A", "shop:app", cwd=shop.folder)
+    assert await long.result(timeout=30) == "long"
+    assert await short.result(timeout=5) == "short"
+    # The long one ran twice, the first time without counting; the short one was not repeated.
+    begun = sorted((line[1], line[2]) for line in shop.book("begin"))
+    assert begun == [("long", "1"), ("long", "1"), ("short", "1")]
+
+
+async def test_a_job_that_kills_its_process_dies_alone(
+    start: Callable[..., Process], shop: Shop
+) -> None:
+    """On one machine, under a supervisor that starts the server again whenever it ends."""
+    stopping = threading.Event()
+    servers: list[Process] = []
+
+    def supervise() -> None:
+        while not stopping.is_set():
+            with Process(
+                *("up", "--port", "0", "-A", "shop:app"), data=shop.data, cwd=shop.folder
+            ) as server:
+                servers.append(server)
+                while server.popen.poll() is None and not stopping.wait(0.02):
+                    pass
+                if stopping.is_set():
+                    server.terminate()
+
+    supervisor = threading.Thread(target=supervise)
+    supervisor.start()
+    try:
+        neighbours = [await shop.module.wait.enqueue(f"n{n}", 0.5) for n in range(4)]
+        killer = await shop.module.killer.enqueue()
+        late = await shop.module.add.enqueue(5, 5)
+
+        with pytest.raises(JobFailed, match="6 times in a row"):
+            await killer.result(timeout=60)
+        for n, neighbour in enumerate(neighbours):
+            assert await neighbour.result(timeout=30) == f"n{n}"
+        assert await late.result(timeout=30) == 10
+    finally:
+        stopping.set()
+        await asyncio.to_thread(supervisor.join)
+
+    # Twice it took the server along; from then on it ran in a process of its own.
+    ran = [line[-2] for line in shop.book("killer")]
+    assert len(ran) == 6
+    assert len(set(ran)) == 6
+    assert ran[:2] == [str(server.pid) for server in servers[:2]]
+    assert len(servers) == 3
+    assert servers[-1].popen.returncode == 0
+
+
+@pytest.mark.postgres
+async def test_on_postgresql_with_two_workers(
+    new_postgres: Callable[[], str], start: Callable[..., Process], tmp_path: Path
+) -> None:
+    url = new_postgres()
+    env = {
+        "PENSTOCK_DATABASE_URL": url,
+        "PENSTOCK_SECRET_KEY": "s" * 32,
+        "PENSTOCK_JOB_SLOTS": "4",
+    }
+    up = start(Up, tmp_path / "data", "-A", "shop:app", cwd=_declared(tmp_path), env=env)
+    worker = start(
+        Process, "worker", "-A", "shop:app", data=tmp_path / "w", cwd=tmp_path, env=env
+    )
+    worker.wait_logged("worker_ready")
+    with _shop(tmp_path, **env) as shop:
+        jobs = shop.module
+        handles = await jobs.app.enqueue_many(jobs.wait.call(f"n{n}", 0.05) for n in range(60))
+        for n, handle in enumerate(handles):
+            assert await handle.result(timeout=30) == f"n{n}"
+        assert len(shop.book("begin")) == 60
+        assert {line[-2] for line in shop.book("begin")} == {str(up.pid), str(worker.pid)}
+
+        with psycopg.connect(url) as connection:
+            lost = jobs.add.enqueue_in(connection, 601, 0)
+            connection.rollback()
+            kept = jobs.add.enqueue_in(connection, 602, 0)
+            connection.commit()
+            committed = time.time()
+        assert await jobs.app.handle(kept.id).result(timeout=20) == 602
+        (line,) = shop.book("add")
+        assert line[1] == "602"
+        assert float(line[-1]) - committed < 1
+        with pytest.raises(Exception, match="there is no job"):
+            await jobs.app.handle(lost.id).status()
+        # Ticks come once each, though two processes could make them.
+        await shop.until(lambda: len(shop.book("tick")) >= 2)
+        seconds = [int(float(line[-1])) for line in shop.book("tick")]
+        assert len(seconds) <= len(set(seconds)) + 1
+    for process in (up, worker):
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+
+
+def _declared(folder: Path) -> Path:
+    (folder / "shop.py").write_text(SHOP)
+    return folder

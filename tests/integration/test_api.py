@@ -81,6 +81,7 @@ async def app(database: Database) -> AsyncIterator[FastAPI]:
         box=SecretBox([generate_key()]),
         allow=[ip_network("127.0.0.0/8")],
         slots=1,
+        lease=60.0,
         schedule=[1.0],
         timeout=1.0,
         expiry=60.0,

@@ -119,6 +119,7 @@ async def serving(path: Path, *, work: bool = True) -> AsyncIterator[Api]:
             box=SecretBox(["a key for the tests"]),
             allow=[ip_network("127.0.0.0/8")],
             slots=32,
+            lease=60.0,
             schedule=DEFAULT_SCHEDULE,
             timeout=5.0,
             expiry=432_000.0,

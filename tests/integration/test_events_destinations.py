@@ -41,6 +41,7 @@ async def built(database: Database, clock: ManualClock) -> AsyncIterator[service
         box=BOX,
         allow=[ip_network("127.0.0.0/8")],
         slots=8,
+        lease=60.0,
         schedule=[1.0],
         timeout=5.0,
         expiry=432_000.0,

@@ -329,6 +329,24 @@ async def test_lanes_follow_the_declared_concurrency(database: Database, bound: 
     ]
 
 
+async def test_what_ended_well_is_kept_for_a_day(
+    database: Database, bound: list[Wake], clock: ManualClock
+) -> None:
+    dead = await resize.enqueue(1)
+    await work(database, Dead("no such image"))
+    for n in range(3):
+        await resize.enqueue(n)
+    await work(database)
+    waiting = await resize.enqueue(9, delay="3d")
+    clock.advance(86_399)
+    assert await database.unit(store.prune) == 0
+    clock.advance(2)
+
+    assert await database.unit(lambda tx: store.prune(tx, limit=2)) == 2
+    assert await database.unit(store.prune) == 1
+    assert [row["id"] for row in await rows(database)] == [dead.id, waiting.id]
+
+
 async def test_the_clock_enqueues_once_however_many_ticks_were_missed(
     database: Database, clock: ManualClock
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ class Api:
         if body is not None:
             data = json.dumps(body).encode()
             sent.setdefault("content-type", "application/json")
+        if isinstance(data, bytes):
+            data = io.BytesIO(data)  # aiohttp warns of large bytes
         async with self._session.request(
             method, self.url + path, data=data, headers=sent, params=query
         ) as response:

@@ -308,7 +308,7 @@ async def test_trace_context(call: Client, given: str, kept: bool) -> None:
 
 
 async def test_addresses_that_lead_nowhere(call: Client) -> None:
-    for path in ("/", "/v1", "/v1/direct/", "/v1/nothing", "/docs", "/redoc"):
+    for path in ("/v1", "/v1/direct/", "/v1/nothing", "/docs", "/redoc"):
         assert (await call("GET", path, key=None)).is_problem(404, "not_found")
     wrong = await call("PUT", "/v1/direct")
     assert wrong.is_problem(405, "method_not_allowed")

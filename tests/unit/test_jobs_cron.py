@@ -88,7 +88,7 @@ def test_a_scheduled_job_takes_no_arguments_that_must_be_given() -> None:
     def job(n: int, m: int = 1) -> None: ...
 
     with pytest.raises(JobError, match="n has no default"):
-        app.cron("0 * * * *")(job)  # type: ignore[call-overload]
+        app.cron("0 * * * *")(job)  # type: ignore[arg-type]
 
 
 def test_schedules_of_one_job_need_names() -> None:

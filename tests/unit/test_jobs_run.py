@@ -307,7 +307,8 @@ async def test_threads_run_at_the_same_time(app: Penstock, bench: Bench) -> None
     def job() -> None:
         both.wait()
 
-    assert await asyncio.gather(bench.run("job"), bench.run("job")) == [Done(), Done()]
+    outcomes = await asyncio.gather(bench.run("job"), bench.run("job"))
+    assert set(outcomes) == {Done()}
 
 
 async def test_the_engines_timeout_comes_after_the_jobs_own(app: Penstock, bench: Bench) -> None:

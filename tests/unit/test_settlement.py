@@ -86,6 +86,18 @@ def test_what_lies_in_the_past_is_due_now() -> None:
     assert after(Retry(after=-5))[1] == 0
 
 
+def test_a_delay_without_end_still_fits_its_column() -> None:
+    for endless in (1e15, float("inf")):
+        status, delay, _, _ = after(Postpone(until=endless))
+        assert status is None
+        assert 50 * 365 * 86_400 * SECOND < delay < 2**62
+
+
+def test_a_delay_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="nan"):
+        after(Retry(after=float("nan")))
+
+
 def test_dead_is_dead_at_the_first_try() -> None:
     assert after(Dead("410 Gone")) == ("dead", None, 1, "410 Gone")
 

@@ -157,7 +157,9 @@ def invalid(failures: Iterable[Mapping[str, Any]], *, rooted: bool = False) -> P
     for failure in islice(failures, MOST_ERRORS):
         location = list(failure["loc"])
         source = location.pop(0) if rooted and location else "body"
-        entry: dict[str, Any] = {"message": failure["msg"]}
+        # Pydantic announces our own validators' words as "Value error, …".
+        message = failure["msg"].removeprefix("Value error, ")
+        entry: dict[str, Any] = {"message": message[:1].upper() + message[1:]}
         if source == "body":
             entry["pointer"] = pointer(location)
         else:
@@ -179,7 +181,8 @@ def from_exception(exc: Exception) -> Problem:
             return invalid(exc.errors(), rooted=True)
         case HTTPException(status_code=status) if status < 500:
             code = _BY_STATUS.get(status, "bad_request")
-            return Problem(code, status=status, headers=exc.headers)
+            detail = "There is nothing at this address." if status == 404 else ""
+            return Problem(code, detail, status=status, headers=exc.headers)
         case errors.NotFound():
             return Problem("not_found", str(exc))
         case errors.Conflict():

@@ -41,10 +41,10 @@ class Shell:
         *,
         authenticator: Authenticator,
         limiter: RateLimiter | None,
-        straight: Mapping[tuple[str, str], Route],
+        straight: Mapping[tuple[str, str], Route] | None = None,
     ) -> None:
         self._app = app
-        self._straight = straight
+        self._straight = straight or {}
         self._authenticator = authenticator
         self._limiter = limiter
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic_core import to_json
+
 from penstock.clock import SECOND, from_datetime, to_iso
 from penstock.events import idempotency, views
 from penstock.events.matching import Catalogue, Subscriber
@@ -209,7 +211,7 @@ class _Batch:
             if spread
             else views.message("pending", open_deliveries, 0, event.deliver_at)
         )
-        answer = _encode(
+        answer = to_json(
             views.event(
                 event_id,
                 event.event_type,
@@ -220,7 +222,7 @@ class _Batch:
                 text,
                 [views.delivery(row["id"], row["endpoint_id"], "pending", 0, due) for row in rows],
             )
-        )
+        ).decode()
         if event.key is not None:
             taken = idempotency.take(
                 tx, self.account, event.key, event.fingerprint, event_id, answer, now

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from penstock.clock import Clock
 from penstock.events.accept import Acceptor
 from penstock.events.destinations import Destination
+from penstock.events.gather import Gatherer
 from penstock.events.guard import Guard
 from penstock.events.policy import Policy
 from penstock.events.settled import Waiters
@@ -25,5 +26,6 @@ class Deps:
     guard: Guard
     acceptor: Acceptor
     policy: Policy
+    gatherer: Gatherer
     destinations: Mapping[str, Destination]  # by kind
     waiters: Waiters = field(default_factory=Waiters)

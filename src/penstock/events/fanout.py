@@ -118,7 +118,7 @@ def _insert(chunk: Chunk, expiry: int, tx: Tx) -> None:
         lanes.wake(tx, DELIVERY, lane, (due - now) / SECOND)
 
 
-def fanout_kind(expiry: float) -> Kind[Chunk]:
+def fanout_kind(expiry: float, *, lease: float = 60.0) -> Kind[Chunk]:
     """The kind of work that spreads events over more endpoints than accept does at once.
 
     `expiry`: as accept's.
@@ -135,6 +135,7 @@ def fanout_kind(expiry: float) -> Kind[Chunk]:
         load=_load,
         handle=handle,
         terminal=frozenset({"done", "dead"}),
+        lease=lease,
         slots=4,
         on_end=fanout_ended,
     )

@@ -77,3 +77,14 @@ def take(
             "/idempotency_key",
         )
     return Earlier(earlier_event, earlier_response)
+
+
+_PRUNE = sql("""
+DELETE FROM idempotency_keys WHERE (account, key) IN
+  (SELECT account, key FROM idempotency_keys WHERE created_at <= {now} - :lifetime LIMIT :limit)
+""")
+
+
+def prune(tx: Tx, *, limit: int = 1000) -> int:
+    """Delete up to `limit` keys past their lifetime; answers how many."""
+    return tx.run(_PRUNE, lifetime=LIFETIME * SECOND, limit=limit)

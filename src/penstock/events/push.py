@@ -150,6 +150,7 @@ def delivery_kind(
     destinations: Mapping[str, Destination],
     policy: Policy,
     slots: int = 256,
+    lease: float = 60.0,
 ) -> Kind[Push]:
     """The kind of work that pushes deliveries; `slots` = pushes at once in this process."""
     receivers = Receivers(box, policy.schedule)
@@ -188,12 +189,13 @@ def delivery_kind(
         done="delivered",
         dead="dead",
         terminal=frozenset({"delivered", "dead", "cancelled"}),
-        lease=60.0,
+        lease=lease,
         timeout=45.0,  # the endpoint's own timeout, at most 30 s, comes first
         slots=slots,
         # Only for faults of ours, such as a secret that cannot be opened: an answer or a
         # network error brings its own delay.
         backoff=schedule(policy.schedule),
+        ended="finished_at",
         on_end=delivery_ended,
     )
 

@@ -64,7 +64,7 @@ def routes(deps: Deps) -> APIRouter:
             new = new_event(event, now=clock.now(), key=key, traceparent=context.traceparent)
         except Refused as refused:
             raise problem_of(refused) from None
-        (outcome,) = await database.unit(lambda tx: acceptor.accept(tx, account, [new]))
+        outcome = await deps.gatherer.accept(account, new)
         if isinstance(outcome, Refused):
             raise problem_of(outcome)
         headers = {}

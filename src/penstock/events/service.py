@@ -14,6 +14,7 @@ from penstock.events.deps import Deps
 from penstock.events.destinations import registry
 from penstock.events.destinations.registry import Outlets
 from penstock.events.fanout import fanout_kind
+from penstock.events.gather import Gatherer
 from penstock.events.guard import Guard
 from penstock.events.guard_ranges import Network
 from penstock.events.http import Failure, Response, outbound_session, post
@@ -52,6 +53,7 @@ def build(
     box: SecretBox,
     allow: Sequence[Network],
     slots: int,
+    lease: float,
     schedule: Sequence[float],
     timeout: float,
     expiry: float,
@@ -70,13 +72,22 @@ def build(
         connect = min(CONNECT_TIMEOUT, total)
         return await post(session, url, body, headers, connect_timeout=connect, total_timeout=total)
 
+    acceptor = Acceptor(expiry)
+    gatherer = Gatherer(database, acceptor)
     destinations = registry.build(outlets, guard=guard, send=send, clock=clock)
     by_kind = destinations.by_kind
-    deps = Deps(database, clock, box, guard, Acceptor(expiry), policy, by_kind)
+    deps = Deps(database, clock, box, guard, acceptor, policy, gatherer, by_kind)
     return Events(
         kinds=(
-            delivery_kind(clock=clock, box=box, destinations=by_kind, policy=policy, slots=slots),
-            fanout_kind(expiry),
+            delivery_kind(
+                clock=clock,
+                box=box,
+                destinations=by_kind,
+                policy=policy,
+                slots=slots,
+                lease=lease,
+            ),
+            fanout_kind(expiry, lease=lease),
         ),
         routers=(routes(deps),),
         acceptor=deps.acceptor,

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from penstock.storage import Tx, sql
 from penstock.telemetry import EVENT_STATUS_UPDATED, log
@@ -20,15 +20,12 @@ from penstock.work.kinds import Claim
 # The reason of a delivery whose endpoint was deleted: it ends as cancelled, not as dead.
 ENDPOINT_DELETED: Final = "endpoint_deleted: the endpoint was deleted"
 
-_FINISH = sql("UPDATE deliveries SET finished_at = {now} WHERE id = :id RETURNING event_id")
-_CANCEL = sql("""
-UPDATE deliveries SET finished_at = {now}, status = 'cancelled' WHERE id = :id RETURNING event_id
-""")
+_CANCEL = sql("UPDATE deliveries SET status = 'cancelled' WHERE id = :id RETURNING event_id")
 
 _LOCK = sql("SELECT id FROM events WHERE id {in:ids} ORDER BY id {lock}")
 
 # An attempt is counted by the settlement that logs it: if this one did, its number is there.
-_END = sql("""
+_ENDED = """
 UPDATE events SET
   open_deliveries = open_deliveries - 1,
   dead_deliveries = dead_deliveries + :dead,
@@ -38,8 +35,10 @@ UPDATE events SET
                 WHEN dead_deliveries + :dead > 0 THEN 'failed' ELSE 'delivered' END,
   delivered_at = CASE WHEN open_deliveries > 1 OR dead_deliveries + :dead > 0 THEN delivered_at
                       ELSE {now} END
-WHERE id = :event RETURNING status
-""")
+WHERE id = """
+_END = sql(_ENDED + ":event RETURNING id, status")
+_EVENT_OF = "(SELECT event_id FROM deliveries WHERE id = :delivery)"
+_END_DELIVERY = sql(_ENDED + _EVENT_OF + " RETURNING id, status")
 
 # An open delivery that ended without being delivered or dead.
 _TAKEN = (
@@ -71,15 +70,14 @@ def delivery_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
         if row is not None:
             drop(tx, [row[0]])
         return
-    row = tx.one(_FINISH, id=claim.id)
-    if row is not None:
-        _end(tx, row[0], dead=status == "dead", delivery=claim.id, number=claim.attempts + 1)
+    dead, number = int(status == "dead"), claim.attempts + 1
+    _tell(tx, tx.one(_END_DELIVERY, dead=dead, delivery=claim.id, number=number))
 
 
 def fanout_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
     """An event was spread over all its endpoints, or that was given up."""
     if status == "dead":
-        _end(tx, claim.id, dead=True, delivery="", number=0)
+        _tell(tx, tx.one(_END, event=claim.id, dead=1, delivery="", number=0))
     else:
         drop(tx, [claim.id])
 
@@ -93,10 +91,10 @@ def drop(tx: Tx, event_ids: Sequence[str]) -> None:
         tx.notify(EventSettled(event_id, status))
 
 
-def _end(tx: Tx, event_id: str, *, dead: bool, delivery: str, number: int) -> None:
-    row = tx.one(_END, event=event_id, dead=int(dead), delivery=delivery, number=number)
-    if row is not None:
-        tx.notify(EventSettled(event_id, row[0]))
+def _tell(tx: Tx, ended: tuple[Any, ...] | None) -> None:
+    if ended is not None:
+        event_id, status = ended
+        tx.notify(EventSettled(event_id, status))
 
 
 class Waiters:

@@ -46,6 +46,19 @@ class Units(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Has a database, which may still have to be opened."""
+
+    @property
+    def units(self) -> Units:
+        """The database, opened if need be."""
+        ...
+
+    async def ready(self) -> Units:
+        """The same, opened without holding up the event loop."""
+        ...
+
+
 class JobHandle(Generic[R]):
     """One enqueued job.
 
@@ -53,19 +66,21 @@ class JobHandle(Generic[R]):
     enqueued.
     """
 
-    __slots__ = ("_result", "_units", "existing", "id")
+    __slots__ = ("_result", "_source", "existing", "id")
 
     def __init__(
         self,
         job_id: str,
-        units: Units,
+        source: Source,
         result: SchemaValidator | None = None,
         *,
         existing: bool = False,
     ) -> None:
         self.id = job_id
         self.existing = existing
-        self._units = units
+        # Not opened before it is asked: a handle may be made inside a transaction of the
+        # caller's own, which on SQLite would keep it from opening.
+        self._source = source
         self._result = result
 
     def __repr__(self) -> str:
@@ -73,22 +88,23 @@ class JobHandle(Generic[R]):
 
     async def status(self) -> Status:
         """`pending`, `running`, `succeeded`, `dead` or `cancelled`; NotFound once removed."""
-        return (await self._units.read(self._state)).status
+        return (await (await self._source.ready()).read(self._state)).status
 
     def status_sync(self) -> Status:
         """As `status`, without an event loop."""
-        return self._units.unit_sync(self._state).status
+        return self._source.units.unit_sync(self._state).status
 
     async def cancel(self) -> bool:
         """Never run the job (again); False if it had ended.
 
         A function that runs right now is not interrupted, but its result is discarded.
         """
-        return await self._units.unit(lambda tx: store.cancel(tx, self.id))
+        units = await self._source.ready()
+        return await units.unit(lambda tx: store.cancel(tx, self.id))
 
     def cancel_sync(self) -> bool:
         """As `cancel`, without an event loop."""
-        return self._units.unit_sync(lambda tx: store.cancel(tx, self.id))
+        return self._source.units.unit_sync(lambda tx: store.cancel(tx, self.id))
 
     async def result(self, timeout: float | None = None) -> R:  # noqa: ASYNC109 - it polls
         """What the function returned, as its return annotation says; waits for the end.
@@ -96,8 +112,9 @@ class JobHandle(Generic[R]):
         Raises JobFailed with the last error, JobCancelled, or TimeoutError after `timeout`
         seconds.
         """
+        units = await self._source.ready()
         for pause in _pauses(timeout):
-            state = await self._units.read(self._state)
+            state = await units.read(self._state)
             if state.status not in ("pending", "running"):
                 return self._returned(state)
             await asyncio.sleep(pause)
@@ -106,7 +123,7 @@ class JobHandle(Generic[R]):
     def result_sync(self, timeout: float | None = None) -> R:
         """As `result`, without an event loop."""
         for pause in _pauses(timeout):
-            state = self._units.unit_sync(self._state)
+            state = self._source.units.unit_sync(self._state)
             if state.status not in ("pending", "running"):
                 return self._returned(state)
             time.sleep(pause)

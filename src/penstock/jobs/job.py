@@ -17,7 +17,7 @@ from penstock.jobs import store
 from penstock.jobs.arguments import Arguments
 from penstock.jobs.context import running
 from penstock.jobs.foreign import foreign_tx
-from penstock.jobs.handle import JobHandle, Units
+from penstock.jobs.handle import JobHandle, Source
 from penstock.jobs.options import Duration, JobOptions, checked_lane
 from penstock.jobs.store import NewJob
 from penstock.storage import Tx
@@ -28,7 +28,7 @@ R = TypeVar("R")
 RESERVED = ("delay", "key", "lane", "at")
 
 
-class Host(Protocol):
+class Host(Source, Protocol):
     """Where a job's rows go: the app."""
 
     @property
@@ -39,15 +39,6 @@ class Host(Protocol):
     @property
     def clock(self) -> Clock:
         """Gives the time to connections of the caller's own that have none (SQLite)."""
-        ...
-
-    @property
-    def units(self) -> Units:
-        """The database, opened if need be."""
-        ...
-
-    async def ready(self) -> Units:
-        """The same, opened without holding up the event loop."""
         ...
 
 
@@ -72,7 +63,7 @@ class Call(Generic[R]):
         """The handle of the row that the call became, or that was there for its key."""
         return JobHandle(
             job_id,
-            self.job.host.units,
+            self.job.host,
             self.job.arguments.result,
             existing=job_id != self.new.id,
         )

@@ -191,7 +191,7 @@ def job_kind(runner: JobRunner, *, lease: float = 60.0) -> Kind[JobRow]:
         timeout=UNKNOWN_AGAIN,  # for rows without a job here, which take no time at all
         timeout_of=runner.timeout_of,
         slots=runner.slots,
-        on_end=_on_end,
+        ended="finished_at",
     )
 
 
@@ -264,7 +264,3 @@ def _load(tx: Tx, claims: Sequence[Claim]) -> Mapping[str, JobRow]:
 
 def _set_result(job_id: str, result: str, tx: Tx) -> None:
     store.set_result(tx, job_id, result)
-
-
-def _on_end(tx: Tx, claim: Claim, status: str, reason: str) -> None:
-    store.set_finished(tx, claim.id)

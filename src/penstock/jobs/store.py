@@ -156,17 +156,11 @@ def cancel(tx: Tx, job_id: str) -> bool:
 
 
 _RESULT = sql("UPDATE jobs SET result = :result WHERE id = :id AND status = 'succeeded'")
-_FINISHED = sql("UPDATE jobs SET finished_at = {now} WHERE id = :id")
 
 
 def set_result(tx: Tx, job_id: str, result: str) -> None:
     """Keep the result of a job that has just succeeded."""
     tx.run(_RESULT, id=job_id, result=result)
-
-
-def set_finished(tx: Tx, job_id: str) -> None:
-    """Note when the job ended."""
-    tx.run(_FINISHED, id=job_id)
 
 
 # A lane's id is 'job:' account ':' name, or with ':' and a lane of the caller's after it.
@@ -182,3 +176,20 @@ def set_caps(tx: Tx, name: str, cap: int) -> None:
     """Bring the lanes of a job to the concurrency that its code asks for now."""
     for lane, _ in tx.rows(_CAPS, name=name, cap=cap):
         lanes.configure(tx, lane, max_in_flight=cap)
+
+
+_PRUNE = sql("""
+DELETE FROM jobs WHERE id IN (
+  SELECT id FROM jobs
+  WHERE finished_at < {now} - CAST(:age AS bigint) AND status IN ('succeeded', 'cancelled')
+    AND lease_until IS NULL
+  ORDER BY finished_at LIMIT :limit)
+""")
+
+
+def prune(tx: Tx, *, age: float = 86_400.0, limit: int = 1000) -> int:
+    """Delete up to `limit` jobs that ended more than `age` seconds ago; answers how many.
+
+    Dead ones stay until somebody redrives or drops them.
+    """
+    return tx.run(_PRUNE, age=int(age * SECOND), limit=limit)

@@ -1,8 +1,9 @@
 """SQLite: one writer thread whose units share commits, and readers beside it.
 
 Everything that was handed in while the last commit was on its way to the disk goes into
-the next one, each unit in a savepoint of its own: with ``synchronous=FULL`` the flush is
-nearly all a commit costs, so sharing it is what makes durable writes cheap.
+the next one: with ``synchronous=FULL`` the flush is nearly all a commit costs, so sharing it
+is what makes durable writes cheap. If a unit fails after it has written, all are run again,
+each in a savepoint of its own, so that it fails alone.
 """
 
 from __future__ import annotations
@@ -316,16 +317,47 @@ class SqliteDatabase:
     def _commit(self, connection: sqlite3.Connection, batch: list[_Unit]) -> None:
         execute = connection.execute
         execute("BEGIN IMMEDIATE")
+        if self._run_all(connection, batch):
+            execute("COMMIT")
+            return
+        execute("ROLLBACK")
+        if len(batch) > 1:
+            execute("BEGIN IMMEDIATE")
+            self._run_each(connection, batch)
+            execute("COMMIT")
+
+    def _run_all(self, connection: sqlite3.Connection, batch: list[_Unit]) -> bool:
+        """Run the units; False = one failed after it had written, and with it all are undone.
+
+        Without savepoints: for one, SQLite copies every page that is touched next, which costs
+        more than a small unit's own writes, and failing after a write is rare.
+        """
         for unit in batch:
+            written = connection.total_changes
+            _run(unit, connection, self._clock)
+            if unit.error is not None:
+                _raise_if_undone(unit, connection)
+                if connection.total_changes != written:
+                    return False
+        return True
+
+    def _run_each(self, connection: sqlite3.Connection, batch: list[_Unit]) -> None:
+        """Run the units, each in a savepoint, so that each fails alone."""
+        execute = connection.execute
+        for unit in batch:
+            unit.begin()
             execute("SAVEPOINT unit")
             _run(unit, connection, self._clock)
             if unit.error is not None:
-                if not connection.in_transaction:
-                    # Disk full, out of memory, I/O error: SQLite may undo everything.
-                    raise unit.error
+                _raise_if_undone(unit, connection)
                 execute("ROLLBACK TO unit")
             execute("RELEASE unit")
-        execute("COMMIT")
+
+
+def _raise_if_undone(unit: _Unit, connection: sqlite3.Connection) -> None:
+    if unit.error is not None and not connection.in_transaction:
+        # Disk full, out of memory, I/O error: SQLite may undo everything.
+        raise unit.error
 
 
 _Unit = Unit[SqliteTx]

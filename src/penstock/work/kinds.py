@@ -56,6 +56,8 @@ class Kind(Generic[T]):
     done: str = "done"
     dead: str = "dead"
     terminal: frozenset[str] = frozenset({"done", "dead", "cancelled"})
+    # A column that keeps when the row became `done` or `dead`; None = the table has none.
+    ended: str | None = None
     lease: float = 60.0
     timeout: float = 60.0
     # A row may set its own hard timeout; the default is the kind's.

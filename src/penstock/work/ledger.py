@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from penstock.clock import SECOND
+from penstock.errors import BadData
 from penstock.storage import Statement, Tx, sql
 from penstock.work import circuit, lanes
 from penstock.work.kinds import AnyKind, Claim
@@ -28,6 +29,7 @@ from penstock.work.lanes import Gate
 from penstock.work.settlement import Settlement
 
 MAX_LAPSES = 6  # leases lost in a row before the row is dead
+_LONGEST = 2**62  # µs; what comes in as JSON would become a float beyond
 ISOLATE_AFTER = 2  # lapses from which a row runs alone, in a process of its own
 
 
@@ -192,13 +194,20 @@ def _settle(kind: AnyKind) -> Statement:
                 WHEN s.delay IS NULL THEN w.due_at
                 WHEN w.due_at < {{now}} + s.delay THEN w.due_at
                 ELSE {{now}} + s.delay END"""
-    parameters = ":id AS id, :generation AS generation, :status AS status, "
-    parameters += ":delay AS delay, :attempts AS attempts, :error AS error"
+    if kind.ended is not None:
+        values += f""",
+  {kind.ended} = CASE WHEN w.status IN ({terminal}) THEN w.{kind.ended}
+                WHEN s.status = '{kind.dead}' AND w.due_at IS NOT NULL THEN w.{kind.ended}
+                WHEN s.status IN ({terminal}) THEN {{now}} ELSE w.{kind.ended} END"""
+    columns = ("id", "generation", "status", "delay", "attempts", "error")
+    read = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, name in enumerate(columns))
     return sql(
+        # One statement for all: each step of one gives the event loop's thread its turn.
         sqlite=f"""
-UPDATE {kind.table} AS w SET {values} FROM (SELECT {parameters}) AS s
+WITH s AS MATERIALIZED (SELECT {read} FROM json_each(:rows))
+UPDATE {kind.table} AS w SET {values} FROM s
 WHERE w.id = s.id AND w.generation = s.generation AND w.lease_until IS NOT NULL
-RETURNING id, status
+RETURNING id, generation - 1, status
 """,  # noqa: S608
         postgres=f"""
 WITH s AS MATERIALIZED (SELECT * FROM unnest(:ids::text[], :generations::bigint[],
@@ -256,29 +265,23 @@ def _tell_lanes(
 def _settle_rows(tx: Tx, kind: AnyKind, ordered: Sequence[Settlement]) -> dict[Claim, str]:
     statement = _settle(kind)
     if tx.dialect == "sqlite":
-        found: dict[Claim, str] = {}
-        for s in ordered:
-            row = tx.one(
-                statement,
-                id=s.claim.id,
-                generation=s.claim.generation,
-                status=s.status,
-                delay=s.delay_us,
-                attempts=s.attempts,
-                error=s.error,
-            )
-            if row is not None:
-                found[s.claim] = row[1]
-        return found
-    rows = tx.rows(
-        statement,
-        ids=[s.claim.id for s in ordered],
-        generations=[s.claim.generation for s in ordered],
-        statuses=[s.status for s in ordered],
-        delays=[s.delay_us for s in ordered],
-        attempts=[s.attempts for s in ordered],
-        errors=[s.error for s in ordered],
-    )
+        if any(s.delay_us is not None and s.delay_us > _LONGEST for s in ordered):
+            raise BadData("the delay is longer than a database can count")
+        values = [
+            (s.claim.id, s.claim.generation, s.status, s.delay_us, s.attempts, s.error)
+            for s in ordered
+        ]
+        rows = tx.rows(statement, rows=json.dumps(values, ensure_ascii=False))
+    else:
+        rows = tx.rows(
+            statement,
+            ids=[s.claim.id for s in ordered],
+            generations=[s.claim.generation for s in ordered],
+            statuses=[s.status for s in ordered],
+            delays=[s.delay_us for s in ordered],
+            attempts=[s.attempts for s in ordered],
+            errors=[s.error for s in ordered],
+        )
     by_key = {(s.claim.id, s.claim.generation): s.claim for s in ordered}
     return {by_key[id_, generation]: status for id_, generation, status in rows}
 
@@ -349,9 +352,14 @@ def give_back(tx: Tx, kind: AnyKind, claims: Sequence[Claim]) -> None:
 @cache
 def _lapse(kind: AnyKind, which: str) -> Statement:
     terminal = ", ".join(f"'{status}'" for status in sorted(kind.terminal))
+    ended = ""
+    if kind.ended is not None:
+        ended = f"""
+  {kind.ended} = CASE WHEN status IN ({terminal}) OR lapses + 1 < {MAX_LAPSES} THEN {kind.ended}
+                ELSE {{now}} END,"""
     return sql(f"""
 UPDATE {kind.table} SET lease_until = NULL, generation = generation + 1, lapses = lapses + 1,
-  last_error = :error,
+  last_error = :error,{ended}
   status = CASE WHEN status IN ({terminal}) THEN status
                 WHEN lapses + 1 >= {MAX_LAPSES} THEN '{kind.dead}' ELSE status END,
   due_at = CASE WHEN status IN ({terminal}) OR lapses + 1 >= {MAX_LAPSES} THEN NULL

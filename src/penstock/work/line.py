@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from penstock.clock import Clock
@@ -40,6 +40,8 @@ T = TypeVar("T")
 LANES_AT_ONCE = 16  # lanes that share one claim
 SETTLE_AT_ONCE = 256  # rows that share one settlement
 LAST_SETTLE = 10.0  # seconds that a database in trouble may hold up the end of a shutdown
+CANCEL_WAIT = 5.0  # seconds that a cancelled handler may take to end
+LOCKED_WAIT = 0.02  # seconds until a lane is tried again whose due rows could not be had
 
 # Runs one claimed row in a process of its own; answers what went wrong, None = it settled.
 Isolate = Callable[[Claim, float], Awaitable[str | None]]
@@ -136,7 +138,7 @@ class Line:
 
         def take(tx: Tx) -> tuple[list[Claim], dict[str, Any], list[Wake]]:
             claimed = ledger.claim(tx, kind, slots, named)
-            loaded = dict(kind.load(tx, claimed.claims)) if claimed.claims else {}
+            loaded = _load(tx, kind, claimed.claims)
             # On SQLite no accept can commit between this look and the claim's commit.
             wakes = self._looks(tx, claimed.visited) if tx.dialect == "sqlite" else []
             return claimed.claims, loaded, wakes
@@ -155,6 +157,9 @@ class Line:
             self._start(claim, loaded, began)
         if self.database.dialect != "sqlite":
             wakes = await self.database.read(lambda tx: self._looks(tx, named))
+        if not claims:
+            # Due, yet not to be had: an open transaction has locked the rows.
+            wakes = [replace(wake, delay=max(wake.delay, LOCKED_WAIT)) for wake in wakes]
         self.look_all(wakes)
 
     def _looks(self, tx: Tx, ids: Iterable[str]) -> list[Wake]:
@@ -164,6 +169,11 @@ class Line:
         running = self._running[_key(claim)] = _Running(claim)
         if claim.id not in loaded:
             self._finish(running, Dead("what it belonged to is gone"))
+            return
+        if isinstance(loaded[claim.id], _Unreadable):
+            fault = loaded[claim.id].fault
+            log(WORK_FAILED, kind=self.kind.name, id=claim.id, error=_describe(fault))
+            self._finish(running, Retry(reason=f"it could not be read: {_describe(fault)}"))
             return
         running.task = asyncio.get_running_loop().create_task(
             self._run(running, loaded[claim.id], began), name=f"{self.kind.name} {claim.id}"
@@ -395,7 +405,7 @@ class Line:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=5.0)
+            await asyncio.wait(tasks, timeout=CANCEL_WAIT)
         # What has finished, be it while it was being cancelled, is settled as it said.
         rest = [r.claim for r in self._running.values() if not r.finished]
         await self._give_back(rest)
@@ -414,6 +424,25 @@ class Line:
                 await self._persist(lambda tx: ledger.give_back(tx, self.kind, claims))
         except Exception as exc:  # their leases lapse
             self._trouble("give_back", exc)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    fault: Exception
+
+
+def _load(tx: Tx, kind: AnyKind, claims: Sequence[Claim]) -> dict[str, Any]:
+    """The claims' data by id; where the kind cannot read them together, each for itself."""
+    if not claims:
+        return {}
+    try:
+        return dict(kind.load(tx, claims))
+    except StorageError:
+        raise
+    except Exception as exc:
+        if len(claims) == 1:
+            return {claims[0].id: _Unreadable(exc)}
+        return {id_: data for c in claims for id_, data in _load(tx, kind, [c]).items()}
 
 
 def _key(claim: Claim) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from penstock.work.kinds import AnyKind, Claim
 from penstock.work.outcomes import Apply, Dead, Done, Health, Outcome, Postpone, Retry
 
 ERROR_LIMIT = 2000  # characters of an error that are kept
+LONGEST_DELAY = 100 * 365 * 86_400.0  # seconds; instants beyond would not fit their column
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def decide(kind: AnyKind, claim: Claim, outcome: Outcome, now_us: int) -> Settle
         claim,
         result,
         status,
-        None if delay is None else max(0, int(delay * SECOND)),
+        None if delay is None else int(max(0.0, min(delay, LONGEST_DELAY)) * SECOND),
         attempts,
         None if error is None else clean(error),
         outcome.apply,

@@ -1,0 +1,238 @@
+"""The command line: keys, migrations, events, exit codes, and the demo played to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.client import Api
+from support.process import Process, Up, environment, run
+from support.receiver import Receiver
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_keys_beside_a_running_server(server: Up) -> None:
+    made = await run("keys", "create", "--name", "shop", "--json", data=server.data)
+
+    assert made.code == 0
+    key = made.document
+    assert re.fullmatch(r"psk_[A-Za-z0-9_-]{43,}", key["key"])
+    async with Api(server.url, key["key"]) as api:
+        assert (await api.call("GET", "/v1/events")).status == 200
+        listed = await run("keys", "list", "--json", data=server.data)
+        assert key["id"] in [item["id"] for item in listed.document["items"]]
+        assert key["key"] not in listed.stdout
+        plain = await run("keys", "list", data=server.data)
+        assert plain.code == 0
+        assert key["id"] in plain.stdout
+        revoked = await run("keys", "revoke", key["id"], data=server.data)
+        assert revoked.code == 0
+        assert (await api.call("GET", "/v1/events")).code == "invalid_token"
+    unknown = await run("keys", "revoke", "key_unknown", data=server.data)
+    assert unknown.code == 1
+
+
+async def test_a_key_may_do_what_its_scopes_say(server: Up) -> None:
+    made = await run(
+        *("keys", "create", "--name", "reader", "--scopes", "events:read", "--expires-in", "2s"),
+        "--json",
+        data=server.data,
+    )
+
+    key = made.document
+    assert key["scopes"] == ["events:read"]
+    async with Api(server.url, key["key"]) as api:
+        assert (await api.call("GET", "/v1/events")).status == 200
+        refused = await api.call("POST", "/v1/events", {"event_type": "a", "payload": {}})
+        assert (refused.status, refused.code) == (403, "insufficient_scope")
+        assert (await api.call("GET", "/v1/endpoints")).code == "insufficient_scope"
+        await asyncio.sleep(2)
+        assert (await api.call("GET", "/v1/events")).code == "invalid_token"
+
+
+async def test_keys_without_a_server_then_with_it(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    first = await run("keys", "create", "--name", "early", data=data)
+
+    assert first.code == 0
+    key = first.stdout.split()[0]
+    listed = await run("keys", "list", "--json", data=data)
+    assert [item["name"] for item in listed.document["items"]] == ["early"]
+    server = start(Up, data)
+    async with Api(server.url, key) as api:
+        assert (await api.call("GET", "/v1/events")).status == 200
+    server.kill()  # leaves a run.json of a process that is gone
+    again = await run("keys", "create", "--name", "late", "--json", data=data)
+    assert again.code == 0
+
+
+async def test_migrating_twice_is_migrating_once(tmp_path: Path) -> None:
+    first = await run("migrate", "--json", data=tmp_path / "data")
+    second = await run("migrate", "--json", data=tmp_path / "data")
+    third = await run("migrate", data=tmp_path / "data")
+
+    assert (first.code, second.code, third.code) == (0, 0, 0)
+    assert first.document["from_revision"] is None
+    head = first.document["to_revision"]
+    assert second.document == {"from_revision": head, "to_revision": head}
+    assert "up to date" in third.stdout
+
+
+async def test_events_are_sent_and_followed(server: Up, receiver: Receiver, topic: str) -> None:
+    async with Api(server.url, server.token) as api:
+        made = await api.endpoint(receiver.url("/cli"), topic)
+    sent = await run(
+        *("events", "send", topic, '{"text": "Grüße"}', "--wait", "10", "--json"), data=server.data
+    )
+
+    assert sent.code == 0
+    assert sent.document["status"] == "delivered"
+    (push,) = receiver.at("/cli")
+    assert push.verifies(made["secret"])
+    assert push.json["payload"] == {"text": "Grüße"}
+    plain = await run("events", "send", topic, "{}", data=server.data)
+    assert plain.stdout.startswith("evt_")
+    tail = await run(
+        *("events", "tail", "--event-type", topic, "--since", "2020-01-01T00:00:00Z", "--once"),
+        "--json",
+        data=server.data,
+    )
+    followed = [json.loads(line) for line in tail.stdout.splitlines()]
+    assert [event["event_type"] for event in followed] == [topic, topic]
+    assert followed[0]["event_id"] == sent.document["event_id"]
+
+
+async def test_a_remote_server_by_url_and_key(server: Up, tmp_path: Path, topic: str) -> None:
+    made = await run("keys", "create", "--name", "remote", "--json", data=server.data)
+    env = {"PENSTOCK_URL": server.url + "/", "PENSTOCK_KEY": made.document["key"]}
+
+    sent = await run("events", "send", topic, "{}", "--json", data=tmp_path / "none", env=env)
+
+    assert sent.code == 0
+    assert sent.document["event_type"] == topic
+    wrong = await run(
+        *("events", "send", topic, "{}"),
+        data=tmp_path / "none",
+        env=env | {"PENSTOCK_KEY": "psk_wrong"},
+    )
+    assert wrong.code == 1
+    assert "invalid_token" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("events", "send", "a", "{}"), 4),  # nobody there
+        (("events", "tail", "--once"), 4),
+        (("events", "send", "a", "not json"), 2),
+        (("events", "send", "a", "[1]"), 2),
+        (("events", "send", "a", "@missing.json"), 2),
+        (("events", "send"), 2),
+        (("nonsense",), 2),
+        (("up", "--port", "x"), 2),
+        (("up", "-A", "no_such_module:app"), 2),
+        (("keys", "create", "--name", "x", "--scopes", "everything:write"), 2),
+        (("--version",), 0),
+        (("--help",), 0),
+    ],
+)
+async def test_exit_codes(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+    ran = await run(*arguments, data=tmp_path / "data")
+
+    assert ran.code == code, ran
+    assert "Traceback" not in ran.stderr
+    if code:
+        assert ran.stdout == ""
+        assert ran.stderr.strip()
+
+
+async def test_an_unreachable_server_is_4(tmp_path: Path) -> None:
+    env = {"PENSTOCK_URL": "http://127.0.0.1:9", "PENSTOCK_KEY": "psk_x"}
+
+    ran = await run("events", "send", "a", "{}", data=tmp_path, env=env)
+
+    assert (ran.code, ran.stdout) == (4, "")
+    assert "http://127.0.0.1:9 does not answer" in ran.stderr
+
+
+async def test_the_demo_plays_to_its_end_and_stays_up(
+    start: Callable[..., Process], tmp_path: Path
+) -> None:
+    demo = start(Up, tmp_path / "data", command="demo")
+    assert isinstance(demo, Up)
+
+    async with asyncio.timeout(30):
+        while "Ctrl-C" not in demo.stdout:
+            assert demo.popen.poll() is None, demo.stderr
+            await asyncio.sleep(0.05)
+
+    text = demo.stdout
+    assert demo.url in text
+    assert re.search(r"demo\.order_created\s+delivered", text)
+    assert re.search(r"demo\.order_paid\s+delivered", text)
+    assert re.search(r"answers: 503, 503, 200", text)
+    assert re.search(r"demo\.order_lost\s+failed", text)
+    assert "verified" in text
+    async with Api(demo.url, demo.token) as api:
+        assert (await api.call("GET", "/health/ready")).status == 200
+        # What it says to try next works.
+        sent = await run("events", "send", "demo.hello", '{"text": "hello"}', data=demo.data)
+        assert sent.code == 0
+        told = await api.final(sent.stdout.split()[0])
+        assert told["status"] == "delivered"
+    demo.signal(signal.SIGINT)
+    assert await demo.ended() == 0
+    assert "Traceback" not in demo.stderr
+    # And once more on the same folder.
+    again = start(Up, tmp_path / "data", command="demo")
+    async with asyncio.timeout(30):
+        while "Ctrl-C" not in again.stdout:
+            await asyncio.sleep(0.05)
+    assert again.stdout.count("answers: ") == text.count("answers: ")
+
+
+async def test_ctrl_c_while_tailing_is_quiet(server: Up) -> None:
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "penstock", "events", "tail"],
+        env=environment(server.data),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    await asyncio.sleep(1.5)
+    assert tail.poll() is None
+    tail.send_signal(signal.SIGINT)
+    out, err = await asyncio.to_thread(tail.communicate, timeout=10)
+
+    assert tail.returncode in (0, 130)
+    assert "Traceback" not in out + err
+
+
+async def test_output_into_a_closed_pipe_is_quiet(server: Up) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    listing = subprocess.run(
+        [sys.executable, "-m", "penstock", "keys", "list"],
+        env=environment(server.data),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    os.close(writing)
+
+    assert "Traceback" not in listing.stderr

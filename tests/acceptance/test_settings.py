@@ -1,0 +1,251 @@
+"""Settings as processes meet them: three sources, their order, and what is wrong with a value."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import penstock
+from penstock.settings import Settings
+from support.client import Api
+from support.process import Process, Up, run
+from support.receiver import Receiver
+
+pytestmark = pytest.mark.anyio
+
+# Each setting with a value that is not its default, as text, and what comes of it.
+VALUES = {
+    "data_dir": ("elsewhere", "elsewhere"),
+    "host": ("::1", "::1"),
+    "port": ("9876", 9876),
+    "database_url": ("postgresql://u:p@h/d", "postgresql://u:p@h/d"),
+    "database_threads": ("3", 3),
+    "database_prepare": ("false", False),
+    "wakeups": ("postgres", "postgres"),
+    "services": ("jobs, events", ["jobs", "events"]),
+    "secret_key": ("a" * 16 + ", " + "b" * 16, ["a" * 16, "b" * 16]),
+    "allow_private_targets": ("10.0.0.0/8, ::1/128", ["10.0.0.0/8", "::1/128"]),
+    "delivery_slots": ("7", 7),
+    "delivery_schedule": ("1s, 2m, 3h", [1.0, 120.0, 10800.0]),
+    "delivery_timeout": ("2500ms", 2.5),
+    "delivery_expiry": ("3d", 259200.0),
+    "job_slots": ("5", 5),
+    "lease": ("30s", 30.0),
+    "sweep_interval": ("1m30s", 90.0),
+    "grace": ("5", 5.0),
+    "max_body": ("64KiB", 65536),
+    "max_batch_body": ("1MiB", 1048576),
+    "oidc_issuer": ("https://issuer.example", "https://issuer.example"),
+    "oidc_audience": ("penstock", "penstock"),
+    "oidc_jwks_url": ("https://issuer.example/keys", "https://issuer.example/keys"),
+    "oidc_account_claim": ("org_id", "org_id"),
+    "oidc_audience_claim": ("client_id", "client_id"),
+    "rate_limit": ("12.5", 12.5),
+    "metrics_public": ("no", False),
+    "log_level": ("WARNING", "warning"),
+    "log_format": ("console", "console"),
+    "url": ("https://penstock.example/", "https://penstock.example"),
+    "key": ("psk_x", "psk_x"),
+}
+SHOW = """
+import json
+from pydantic import SecretStr
+from penstock.settings import Settings, load_settings
+
+def plain(value):
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, (tuple, list)):
+        return [plain(each) for each in value]
+    return value if isinstance(value, (int, float, type(None))) else str(value)
+
+settings = load_settings()
+print(json.dumps({name: plain(getattr(settings, name)) for name in Settings.model_fields}))
+"""
+
+
+def _variables(settings: dict[str, str]) -> dict[str, str]:
+    return {f"PENSTOCK_{name.upper()}": value for name, value in settings.items()}
+
+
+async def test_every_setting_comes_from_each_source(tmp_path: Path) -> None:
+    assert VALUES.keys() == Settings.model_fields.keys()
+    texts = {name: text for name, (text, _) in VALUES.items()}
+    variables = _variables(texts)
+    folders = {name: tmp_path / name for name in ("environment", "dotenv", "toml")}
+    for folder in folders.values():
+        folder.mkdir()
+    lines = [f"{name}='{value}'\n" for name, value in variables.items()]
+    (folders["dotenv"] / ".env").write_text("".join(lines) + "OTHER_PROGRAM=1\n")
+    (folders["toml"] / "penstock.toml").write_text(
+        "".join(f"{name} = {json.dumps(text)}\n" for name, text in texts.items())
+    )
+    bare = {"PENSTOCK_DATA_DIR": ""}  # what `run` itself sets: empty is as if absent
+    given = {"environment": variables, "dotenv": bare, "toml": bare}
+
+    async def show(name: str) -> dict[str, object]:
+        ran = await run(
+            data=tmp_path, cwd=folders[name], env=given[name], program=("-c", SHOW)
+        )
+        assert ran.code == 0, ran.stderr
+        return dict(ran.document)
+
+    shown = await asyncio.gather(*(show(name) for name in folders))
+
+    expected = {name: value for name, (_, value) in VALUES.items()}
+    for name, found in zip(folders, shown, strict=True):
+        if name != "environment":  # an empty variable hides what comes after it
+            found = found | {"data_dir": "elsewhere"}
+        assert found == expected, name
+
+
+async def test_no_setting_is_without_effect() -> None:
+    """Each is read somewhere outside of the module that declares it."""
+    source = Path(penstock.__file__).parent
+    text = "".join(p.read_text() for p in source.rglob("*.py") if p.name != "settings.py")
+    # Some are read by functions of the module itself.
+    text += " ".join(re.findall(r"settings\.\w+", (source / "settings.py").read_text()))
+
+    unread = [n for n in Settings.model_fields if not re.search(rf"settings\.{n}\b", text)]
+
+    assert unread == []
+
+
+async def test_the_first_source_wins(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text('port = 1111\ngrace = "1s"\nlease = "11s"\n')
+    (tmp_path / ".env").write_text("PENSTOCK_PORT=2222\nPENSTOCK_GRACE=2s\n")
+    ran = await run(
+        data=tmp_path, cwd=tmp_path, env={"PENSTOCK_PORT": "3333"}, program=("-c", SHOW)
+    )
+
+    found = ran.document
+
+    assert (found["port"], found["grace"], found["lease"]) == (3333, 2.0, 11.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "seventy"),
+        ("PORT", "70000"),
+        ("GRACE", "soon"),
+        ("SERVICES", "events,mail"),
+        ("ALLOW_PRIVATE_TARGETS", "10.0.0.0/33"),
+        ("SECRET_KEY", "short"),
+        ("DATABASE_URL", "mysql://localhost/x"),
+        ("DELIVERY_SCHEDULE", "1s,later"),
+        ("WAKEUPS", "postgres"),
+        ("OIDC_ISSUER", "https://issuer.example"),
+    ],
+)
+async def test_a_bad_value_stops_start_up_and_is_named(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    ran = await run("up", data=tmp_path / "d", env={f"PENSTOCK_{name}": value})
+
+    assert ran.code == 2
+    assert ran.stdout == ""
+    assert f"PENSTOCK_{name}" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+    if name == "SECRET_KEY":
+        assert value not in ran.stderr
+    assert not (tmp_path / "d").exists()
+
+
+async def test_bad_values_in_files_are_named_too_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text('port = "high"\n')
+    (tmp_path / ".env").write_text("PENSTOCK_GRACE=soon\n")
+
+    ran = await run("up", data=tmp_path / "d", cwd=tmp_path, env={"PENSTOCK_LEASE": "-1"})
+
+    assert ran.code == 2
+    for part in (
+        "PENSTOCK_PORT (penstock.toml)",
+        "PENSTOCK_GRACE (.env)",
+        "PENSTOCK_LEASE (environment)",
+    ):
+        assert part in ran.stderr
+    (tmp_path / "penstock.toml").write_text("port = = 1\n")
+    broken = await run("up", data=tmp_path / "d", cwd=tmp_path)
+    assert broken.code == 2
+    assert "penstock.toml" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+
+async def test_a_server_by_settings_alone(
+    start: Callable[..., Process], tmp_path: Path, receiver: Receiver, topic: str
+) -> None:
+    """What the settings say is what the server does; an unknown name only warns."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / ".env").write_text("PENSTOCK_MAX_BODY=2KiB\nPENSTOCK_DELIVERY_TIMOUT=1s\n")
+    (tmp_path / "penstock.toml").write_text(
+        f'port = {port}\ndelivery_schedule = "100ms"\ncolour = "red"\n'
+    )
+    server = start(
+        Up,
+        tmp_path / "data",
+        env={"PENSTOCK_DELIVERY_TIMEOUT": "1s", "PENSTOCK_LOG_LEVEL": "debug"},
+        cwd=tmp_path,
+        port=None,
+    )
+    assert isinstance(server, Up)
+
+    assert server.port == port
+    unknown = {line["name"]: line for line in server.logged("setting_unknown")}
+    assert unknown.keys() == {"PENSTOCK_DELIVERY_TIMOUT", "colour"}
+    assert unknown["PENSTOCK_DELIVERY_TIMOUT"]["did_you_mean"] == "PENSTOCK_DELIVERY_TIMEOUT"
+    async with Api(server.url, server.token) as api:
+        large = await api.call(
+            "POST", "/v1/events", {"event_type": topic, "payload": {"a": "x" * 2048}}
+        )
+        assert (large.status, large.json["limit"]) == (413, 2048)
+        made = await api.endpoint(receiver.script("/never", [500]), topic)
+        assert made["timeout"] == 1.0
+        told = await api.final((await api.send(topic))["event_id"])
+        assert told["delivery_attempts"] == 2
+    assert server.logged("delivery_retried")
+    assert server.logged("request")  # logged at debug
+
+
+async def test_a_taken_port_is_passed_over_and_the_url_printed(
+    start: Callable[..., Process], tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = start(Up, tmp_path / "data", port=port)
+    assert isinstance(server, Up)
+
+    assert port < server.port < port + 20
+    assert server.url in server.stdout
+    async with Api(server.url, None) as api:
+        assert (await api.call("GET", "/health/ready")).status == 200
+
+
+async def test_a_data_folder_has_one_owner(start: Callable[..., Process], tmp_path: Path) -> None:
+    server = start(Up, tmp_path / "data")
+    assert isinstance(server, Up)
+
+    for command in (("up", "--port", "0"), ("worker",), ("migrate",)):
+        second = await run(*command, data=tmp_path / "data")
+        assert second.code in (1, 2), command
+        assert str(server.pid) in second.stderr
+        assert "Traceback" not in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+
+    async with Api(server.url, None) as api:
+        assert (await api.call("GET", "/health/ready")).status == 200
+    run_file = json.loads((tmp_path / "data" / "run.json").read_text())
+    assert run_file["pid"] == server.pid
+    for name in ("run.json", "secret.key"):
+        assert (tmp_path / "data" / name).stat().st_mode & 0o077 == 0, name

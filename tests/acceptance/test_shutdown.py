@@ -1,0 +1,153 @@
+"""SIGTERM and SIGINT: what runs may finish, the rest is given back, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.client import Api
+from support.process import Up
+from support.receiver import Receiver, Reply
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_running_pushes_finish_within_the_grace_and_are_not_repeated(
+    start: Callable[..., Up], tmp_path: Path, receiver: Receiver, topic: str
+) -> None:
+    data = tmp_path / "data"
+    server = start(Up, data, env={"PENSTOCK_GRACE": "10s"})
+    receiver.script("/slow", [Reply(delay=1.0)])
+    async with Api(server.url, server.token) as api:
+        await api.endpoint(receiver.url("/slow"), topic, max_in_flight=5)
+        # Five are being pushed, the others wait for their turn.
+        events = [(await api.send(topic, {"n": n}))["event_id"] for n in range(12)]
+        await receiver.arrived("/slow", 5)
+        began = time.monotonic()
+
+        server.signal(signal.SIGTERM)
+        code = await server.ended()
+
+    assert code == 0
+    assert 0.5 < time.monotonic() - began < 6
+    assert not (data / "run.json").exists()
+    (summary,) = server.logged("worker_shutdown")
+    assert summary["processed"] == 5
+    assert summary["failed"] == 0
+    assert summary["success_rate"] == 1.0
+    assert summary["uptime"] > 0
+    assert len(receiver.at("/slow")) == 5
+    receiver.script("/slow", [200])
+    again = start(Up, data)
+    async with Api(again.url, again.token) as api:
+        for event in events:
+            told = await api.final(event)
+            assert told["status"] == "delivered"
+            assert told["delivery_attempts"] == 1
+    # All twelve, each exactly once.
+    assert sorted(push.id for push in receiver.at("/slow")) == sorted(events)
+    assert not again.logged("row_lapsed")
+    assert again.terminate() == 0
+
+
+async def test_what_does_not_finish_is_given_back_at_the_deadline(
+    start: Callable[..., Up], tmp_path: Path, receiver: Receiver, topic: str
+) -> None:
+    data = tmp_path / "data"
+    server = start(Up, data, env={"PENSTOCK_GRACE": "1s"})
+    never = Reply(gate=asyncio.Event())
+    receiver.script("/stuck", [never])
+    async with Api(server.url, server.token) as api:
+        await api.endpoint(receiver.url("/stuck"), topic, max_in_flight=3)
+        events = [(await api.send(topic, {"n": n}))["event_id"] for n in range(5)]
+        await receiver.arrived("/stuck", 3)
+        began = time.monotonic()
+
+        server.signal(signal.SIGTERM)
+        code = await server.ended()
+
+    assert code == 0
+    assert 0.9 < time.monotonic() - began < 5
+    assert server.logged("worker_shutdown")[0]["processed"] == 0
+    receiver.script("/stuck", [200])
+    again = start(Up, data)
+    async with Api(again.url, again.token) as api:
+        for event in events:
+            told = await api.final(event)
+            assert told["status"] == "delivered"
+            # What was given back counts neither as an attempt nor as a lapse.
+            assert [a["number"] for a in told["deliveries"][0]["attempt_log"]] == [1]
+    assert not again.logged("row_lapsed")
+
+
+async def test_a_second_signal_ends_it_at_once_and_loses_nothing(
+    start: Callable[..., Up], tmp_path: Path, receiver: Receiver, topic: str
+) -> None:
+    data = tmp_path / "data"
+    server = start(Up, data)
+    receiver.script("/slow", [Reply(delay=5)])
+    async with Api(server.url, server.token) as api:
+        await api.endpoint(receiver.url("/slow"), topic, max_in_flight=3)
+        events = [(await api.send(topic, {"n": n}))["event_id"] for n in range(6)]
+        await receiver.arrived("/slow", 3)
+
+        server.signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert server.popen.poll() is None
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        code = await server.ended()
+
+    assert code != 0
+    assert time.monotonic() - began < 1
+    receiver.script("/slow", [200])
+    again = start(Up, data)  # the folder is not held, its run.json is known to be stale
+    async with Api(again.url, again.token) as api:
+        for event in events:
+            assert (await api.final(event))["status"] == "delivered"
+    assert {push.id for push in receiver.at("/slow")} == set(events)
+
+
+async def test_whoever_waits_is_answered_when_the_server_stops(
+    start: Callable[..., Up], tmp_path: Path, receiver: Receiver, topic: str
+) -> None:
+    server = start(Up, tmp_path / "data", env={"PENSTOCK_GRACE": "1s"})
+    receiver.script("/stuck", [Reply(gate=asyncio.Event())])
+    async with Api(server.url, server.token) as api:
+        await api.endpoint(receiver.url("/stuck"), topic)
+        waiting = asyncio.create_task(api.send(topic, wait=20))
+        await receiver.arrived("/stuck")
+
+        server.signal(signal.SIGTERM)
+        event = await waiting
+
+    assert event["status"] == "pending"
+    assert await server.ended() == 0
+
+
+async def test_an_idle_server_stops_at_once_even_with_connections_open(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    server = start(Up, tmp_path / "data")
+    async with Api(server.url, server.token) as api:
+        await api.ok("GET", "/version")  # its connection is kept
+        _, idle = await asyncio.open_connection("127.0.0.1", server.port)
+        _, sending = await asyncio.open_connection("127.0.0.1", server.port)
+        sending.write(b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Le")
+        await sending.drain()
+        began = time.monotonic()
+
+        server.signal(signal.SIGINT)
+        code = await server.ended()
+
+        assert code == 0
+        assert time.monotonic() - began < 3
+        for writer in (idle, sending):
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    assert [line["event"] for line in server.logs][-1] == "server_stopped"
