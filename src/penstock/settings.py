@@ -38,6 +38,7 @@ from pydantic_settings import (
 
 from penstock.durations import describe, seconds
 from penstock.errors import SettingsError
+from penstock.mail import Sender, SmtpServer, parse_sender, parse_smtp_url
 from penstock.secretbox import MIN_KEY_LENGTH, key_in_file
 from penstock.telemetry import SETTING_UNKNOWN, Format, Level, log
 
@@ -84,6 +85,26 @@ def _secret_key(value: object) -> object:
 def _database_url(value: object) -> object:
     if isinstance(value, str) and not value.startswith(("postgresql://", "postgres://")):
         raise ValueError("not a PostgreSQL URL")
+    return value
+
+
+def _smtp_url(value: object) -> object:
+    if isinstance(value, str):
+        parse_smtp_url(value)
+    return value
+
+
+def _mail_from(value: object) -> object:
+    if isinstance(value, str):
+        parse_sender(value)
+    return value
+
+
+def _mail_subject(value: object) -> object:
+    if isinstance(value, str):
+        rest = value.replace("{event_type}", "").replace("{event_id}", "")
+        if not value.isprintable() or "{" in rest or "}" in rest:
+            raise ValueError("it holds something else in braces, or no text")
     return value
 
 
@@ -208,6 +229,43 @@ class Settings(BaseSettings):
     delivery_expiry: Duration = _setting(
         432000.0, "How long after acceptance a delivery is given up.", _DURATION, gt=0
     )
+    smtp_url: Annotated[SecretStr, BeforeValidator(_smtp_url)] | None = _setting(
+        None,
+        "The mail server that e-mails go through. smtp:// must upgrade to TLS, unless "
+        "?starttls=auto or ?starttls=never is added; smtps:// is TLS from the start.",
+        "a URL such as smtp://user:password@mail.example.com:587",
+    )
+    mail_from: Annotated[str, BeforeValidator(_mail_from)] | None = _setting(
+        None,
+        "Whom e-mails come from; required for sending any.",
+        "an address such as penstock@example.com or Penstock <penstock@example.com>",
+    )
+    mail_by: Annotated[Literal["smtp", "ses", "outbox"], BeforeValidator(_lower)] | None = _setting(
+        None,
+        "How e-mails leave: through the mail server, Amazon SES, or not at all: then they are "
+        "kept in the outbox. When absent, smtp if there is a mail server, else outbox.",
+        "smtp, ses or outbox",
+    )
+    mail_subject: Annotated[str, BeforeValidator(_mail_subject)] = _setting(
+        "{event_type}",
+        "The subject of e-mails.",
+        "one line of text; {event_type} and {event_id} are replaced",
+    )
+    sms_by: Annotated[Literal["sns", "outbox"], BeforeValidator(_lower)] = _setting(
+        "outbox",
+        "How text messages leave: through Amazon SNS, or not at all: then they are kept in the "
+        "outbox.",
+        "sns or outbox",
+    )
+    aws_region: str | None = _setting(
+        None,
+        "The region of AWS where SES, SNS and queues without one of their own are. When absent, "
+        "the one that AWS's tools would use.",
+        "the name of a region such as eu-west-1",
+    )
+    aws_endpoint_url: HttpUrl | None = _setting(
+        None, "A server that stands in for AWS, for tests and development.", _URL
+    )
     job_slots: int = _setting(16, "Jobs running at once in a process.", _COUNT, ge=1)
     lease: Duration = _setting(
         60.0,
@@ -276,6 +334,16 @@ class Settings(BaseSettings):
         """Where the SQLite database is, if that is what is used."""
         return self.data_dir / "penstock.db"
 
+    @property
+    def smtp_server(self) -> SmtpServer | None:
+        """The mail server, taken apart."""
+        return None if self.smtp_url is None else parse_smtp_url(self.smtp_url.get_secret_value())
+
+    @property
+    def mail_sender(self) -> Sender | None:
+        """Whom e-mails come from, taken apart."""
+        return None if self.mail_from is None else parse_sender(self.mail_from)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -312,6 +380,11 @@ class Settings(BaseSettings):
                 f"{PREFIX}OIDC_AUDIENCE is missing: without it, tokens that "
                 f"{PREFIX}OIDC_ISSUER made for others would be accepted"
             )
+        if self.mail_by == "smtp" and self.smtp_url is None:
+            faults.append(f"{PREFIX}MAIL_BY is smtp, which needs {PREFIX}SMTP_URL")
+        mail_leaves = self.mail_by != "outbox" and (self.smtp_url or self.mail_by == "ses")
+        if mail_leaves and self.mail_from is None:
+            faults.append(f"{PREFIX}MAIL_FROM is missing: e-mails must come from someone")
         if faults:
             raise ValueError("\n".join(faults))
         return self

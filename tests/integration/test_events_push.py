@@ -12,6 +12,8 @@ import pytest
 from penstock.clock import SECOND, ManualClock
 from penstock.events import endpoints, query, sign
 from penstock.events.accept import Accepted, Acceptor, NewEvent
+from penstock.events.destinations.webhook import Webhook
+from penstock.events.guard import Guard
 from penstock.events.http import Failure, Response
 from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
@@ -55,7 +57,10 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.kind: Kind[Any] = delivery_kind(
-            clock=self.clock, box=BOX, send=self._send, policy=Policy()
+            clock=self.clock,
+            box=BOX,
+            destinations={"webhook": Webhook(Guard(), self._send, self.clock)},
+            policy=Policy(),
         )
 
     async def _send(

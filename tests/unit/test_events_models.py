@@ -130,7 +130,7 @@ def test_a_key_given_from_outside_goes_before_the_field() -> None:
         {"schedule": [86401]},
         {"schedule": [1] * 51},
         {"on_permanent": "short"},
-        {"kind": "email"},
+        {"kind": "E-Mail"},
         {"filter": {}},
         {"target": ""},
         {"description": "a\x00b"},

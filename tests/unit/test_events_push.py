@@ -13,17 +13,11 @@ from standardwebhooks import Webhook
 
 from penstock.clock import SECOND, SystemClock, from_iso
 from penstock.events import sign
+from penstock.events.destinations.webhook import answer as answer_of
+from penstock.events.destinations.webhook import judge, request_headers, retry_after
 from penstock.events.http import Failure, FailureKind, Response
 from penstock.events.policy import DEFAULT_SCHEDULE
-from penstock.events.push import (
-    Attempt,
-    body,
-    decide,
-    judge,
-    next_gap,
-    request_headers,
-    retry_after,
-)
+from penstock.events.push import Attempt, body, decide, next_gap
 from penstock.events.receivers import Opened, Push, Receiver
 from penstock.work.outcomes import Dead, Done, Outcome, Retry
 
@@ -140,7 +134,7 @@ def test_a_permanent_answer_skips_what_is_left_of_the_quick_gaps() -> None:
 
 def outcome(answer: Response | Failure, push: Push = PUSH, **receiver: Any) -> Outcome:
     changed = replace(RECEIVER, **receiver)
-    return decide(push, changed, Attempt(1, NOW, answer, judge(answer, NOW)))
+    return decide(push, changed, Attempt(1, NOW, answer_of(answer, NOW)))
 
 
 def test_success_is_done() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock.clock import Clock
 from penstock.events.accept import Acceptor
+from penstock.events.destinations import Destination
 from penstock.events.gather import Gatherer
 from penstock.events.guard import Guard
 from penstock.events.policy import Policy
@@ -25,4 +27,5 @@ class Deps:
     acceptor: Acceptor
     policy: Policy
     gatherer: Gatherer
+    destinations: Mapping[str, Destination]  # by kind
     waiters: Waiters = field(default_factory=Waiters)

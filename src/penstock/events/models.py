@@ -98,7 +98,12 @@ class _EndpointFields(BaseModel):
 class EndpointIn(_EndpointFields):
     """A place that events are pushed to."""
 
-    kind: Literal["webhook"] = "webhook"
+    # Which kinds there are is for the destinations to say.
+    kind: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-z]{1,20}$"),
+        Field(description="webhook, email, sms or sqs."),
+    ] = "webhook"
     target: Annotated[Plain, Field(min_length=1, max_length=2048)]
 
 

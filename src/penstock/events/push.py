@@ -1,36 +1,32 @@
-"""Pushing a delivery: one signed POST, and what its answer means.
+"""Pushing a delivery: one try at its destination, and what follows from the answer.
 
-==========================================  ==============================================
-answer                                      what happens
-==========================================  ==============================================
-2xx                                         delivered
-410                                         dead, and the endpoint is disabled
-network error, 408, 425, 429, 5xx           tried again after the schedule's next gap
-429 or 503 with Retry-After                 likewise, and the lane closes for that long
-any other answer, redirects among them;     dead, or tried again without the quick gaps
-an address that must not be reached         (`on_permanent`)
-==========================================  ==============================================
+=================  =======================================================================
+the answer means   what happens
+=================  =======================================================================
+delivered          done
+gone               dead, and the endpoint is disabled
+transient          tried again after the schedule's next gap; where the answer asks for a
+                   pause, the lane closes for that long
+permanent          dead, or tried again without the quick gaps (`on_permanent`)
+=================  =======================================================================
 
-A receiver sees the same ``webhook-id`` (the event's id) and the same bytes on every attempt.
+What means what is the business of each kind of destination (`events/destinations`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from penstock._version import __version__
-from penstock.clock import SECOND, Clock, from_datetime, to_iso
+from penstock.clock import SECOND, Clock, to_iso
 from penstock.durations import describe
-from penstock.events import endpoints, sign
+from penstock.events import endpoints
 from penstock.events.accept import DELIVERY
-from penstock.events.http import Failure, Response
+from penstock.events.destinations import Answer, Destination, failed
 from penstock.events.policy import Policy
-from penstock.events.receivers import Opened, Push, Receiver, Receivers
+from penstock.events.receivers import Push, Receiver, Receivers
 from penstock.events.settled import ENDPOINT_DELETED, EventSettled, delivery_ended
 from penstock.secretbox import SecretBox
 from penstock.storage import Tx, sql
@@ -48,15 +44,9 @@ from penstock.telemetry import (
 )
 from penstock.work.backoff import jittered, schedule
 from penstock.work.kinds import Kind, Task
-from penstock.work.outcomes import Dead, Done, Health, Outcome, Retry
+from penstock.work.outcomes import Dead, Done, Outcome, Retry
 
-# (url, body, headers, total timeout in seconds): one POST through the guarded pool.
-Send = Callable[[str, bytes, Mapping[str, str], float], Awaitable[Response | Failure]]
-
-USER_AGENT: Final = f"Penstock/{__version__}"
 QUICK: Final = 60.0  # seconds: gaps below are quick retries, of no use after a permanent answer
-LONGEST_PAUSE: Final = 3600.0  # seconds that a Retry-After can close the lane for
-_TRANSIENT: Final = frozenset({408, 425, 429})
 
 _ATTEMPT = sql("""
 INSERT INTO attempts (delivery_id, number, started_at, duration, status_code, error_kind, error,
@@ -71,62 +61,12 @@ UPDATE events SET delivery_attempts = delivery_attempts + 1 WHERE id = :id RETUR
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an answer means. `reason` is empty where it was a success."""
-
-    means: Literal["delivered", "transient", "permanent", "gone"]
-    reason: str = ""
-    health: Health | None = "ok"
-    pause: float | None = None  # seconds
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try that was made."""
 
     number: int
     started_at: int  # µs
-    answer: Response | Failure
-    verdict: Verdict
-
-
-def judge(answer: Response | Failure, now: int) -> Verdict:
-    """What the answer means; `now` (µs) is for a Retry-After that names an instant."""
-    if isinstance(answer, Failure):
-        if answer.kind == "refused_by_guard":
-            return Verdict("permanent", f"{answer.kind}: {answer.text}", None)
-        return Verdict("transient", f"{answer.kind}: {answer.text}", "bad")
-    status = answer.status
-    if 200 <= status < 300:
-        return Verdict("delivered")
-    if status == 410:
-        return Verdict("gone", "HTTP 410: the endpoint says that it is gone for good")
-    if status in _TRANSIENT or status >= 500:
-        pause = None
-        if status in (429, 503):
-            pause = retry_after(answer.headers.get("retry-after"), now)
-        return Verdict("transient", f"HTTP {status}", "bad" if status >= 500 else "ok", pause)
-    if 300 <= status < 400:
-        return Verdict("permanent", f"HTTP {status}: redirects are not followed")
-    return Verdict("permanent", f"HTTP {status}")
-
-
-def retry_after(value: str | None, now: int) -> float | None:
-    """Seconds that a Retry-After asks for (RFC 9110 §10.2.3), bounded; None = nothing useful."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        seconds = float(text[:18])
-    else:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, OverflowError):
-            return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (from_datetime(moment) - now) / SECOND
-    return min(seconds, LONGEST_PAUSE) if seconds > 0 else None
+    answer: Answer
 
 
 def next_gap(gaps: Sequence[float], step: int, *, quick: bool) -> tuple[float, int] | None:
@@ -148,23 +88,9 @@ def body(push: Push) -> bytes:
     ).encode()
 
 
-def request_headers(
-    push: Push, receiver: Receiver, opened: Opened, content: bytes, now: int
-) -> dict[str, str]:
-    """The headers of one attempt; while a secret is being rotated, both keys sign."""
-    keys = [opened.key]
-    if opened.previous_key is not None and now < (receiver.previous_until or 0):
-        keys.append(opened.previous_key)
-    headers = {"content-type": "application/json", "user-agent": USER_AGENT}
-    if push.traceparent is not None:
-        headers["traceparent"] = push.traceparent
-    own = {name.lower(): value for name, value in opened.headers.items()}
-    return headers | own | sign.headers(keys, push.event_id, now // SECOND, content)
-
-
 def decide(push: Push, receiver: Receiver, attempt: Attempt) -> Outcome:
     """The outcome of an attempt, with the writes that belong to it."""
-    verdict = attempt.verdict
+    verdict = attempt.answer.verdict
     record = partial(_record, push, attempt)
     if verdict.means == "delivered":
         return Done(apply=record, health=verdict.health)
@@ -194,12 +120,14 @@ def _record(push: Push, attempt: Attempt, tx: Tx) -> None:
         number=attempt.number,
         started_at=attempt.started_at,
         duration=answer.duration,
-        status_code=None if isinstance(answer, Failure) else answer.status,
-        error_kind=answer.kind if isinstance(answer, Failure) else None,
-        error=attempt.verdict.reason or None,
+        status_code=answer.status_code,
+        error_kind=answer.error_kind,
+        error=answer.verdict.reason or None,
         address=answer.address,
-        response=None if isinstance(answer, Failure) else answer.excerpt,
+        response=answer.response,
     )
+    if answer.apply is not None:
+        answer.apply(tx)
 
 
 def _record_retry(push: Push, attempt: Attempt, step: int, tx: Tx) -> None:
@@ -219,7 +147,7 @@ def delivery_kind(
     *,
     clock: Clock,
     box: SecretBox,
-    send: Send,
+    destinations: Mapping[str, Destination],
     policy: Policy,
     slots: int = 256,
     lease: float = 60.0,
@@ -239,10 +167,16 @@ def delivery_kind(
             _tell(push, number, None, outcome, started_at)
             return outcome
         content = body(push)
-        headers = request_headers(push, receiver, receivers.open(receiver), content, started_at)
-        answer = await send(receiver.target, content, headers, receiver.timeout)
+        destination = destinations.get(receiver.kind)
+        if destination is None:  # stored by a newer process, while versions are changed
+            answer = failed(
+                "unsupported", f"there is no kind {receiver.kind!r} here", 0.0, health=None
+            )
+        else:
+            opened = receivers.open(receiver)
+            answer = await destination.send(push, receiver, opened, content)
         now = clock.now()
-        attempt = Attempt(number, started_at, answer, judge(answer, now))
+        attempt = Attempt(number, started_at, answer)
         outcome = decide(push, receiver, attempt)
         _tell(push, number, attempt, outcome, now)
         return outcome
@@ -256,7 +190,7 @@ def delivery_kind(
         dead="dead",
         terminal=frozenset({"delivered", "dead", "cancelled"}),
         lease=lease,
-        timeout=45.0,  # the pool's own timeout, at most 30 s, comes first
+        timeout=45.0,  # the endpoint's own timeout, at most 30 s, comes first
         slots=slots,
         # Only for faults of ours, such as a secret that cannot be opened: an answer or a
         # network error brings its own delay.
@@ -273,7 +207,7 @@ def _tell(push: Push, number: int, attempt: Attempt | None, outcome: Outcome, no
         "event_id": push.event_id,
         "endpoint_id": push.receiver.id if push.receiver else None,
         "attempt": number,
-        "status_code": answer.status if isinstance(answer, Response) else None,
+        "status_code": answer.status_code if answer else None,
         "seconds": round(answer.duration, 4) if answer else None,
     }
     match outcome:
@@ -287,7 +221,7 @@ def _tell(push: Push, number: int, attempt: Attempt | None, outcome: Outcome, no
         case Dead(reason=reason):
             metrics.inc(DELIVERY_FAILURE)
             log(DELIVERY_DEAD, **fields, error=reason)
-            if attempt is not None and attempt.verdict.means == "gone" and push.receiver:
+            if attempt is not None and attempt.answer.verdict.means == "gone" and push.receiver:
                 receiver = push.receiver
                 log(
                     ENDPOINT_DISABLED,

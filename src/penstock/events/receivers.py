@@ -27,7 +27,7 @@ WHERE d.id {in:ids}
 
 _RECEIVERS = sql("""
 SELECT id, account, lane, version, target, timeout, schedule, on_permanent, headers, secret,
-       previous_secret, previous_until
+       previous_secret, previous_until, kind
 FROM endpoints WHERE id {in:ids}
 """)
 
@@ -48,6 +48,7 @@ class Receiver:
     secret: str
     previous_secret: str | None
     previous_until: int | None  # µs
+    kind: str = "webhook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,13 @@ class Opened:
     headers: Mapping[str, str]
     key: bytes
     previous_key: bytes | None
+
+
+def signing_keys(receiver: Receiver, opened: Opened, now: int) -> list[bytes]:
+    """The keys that sign at the instant `now` (µs): two while a secret is being rotated."""
+    if opened.previous_key is not None and now < (receiver.previous_until or 0):
+        return [opened.key, opened.previous_key]
+    return [opened.key]
 
 
 @dataclass(frozen=True, slots=True)

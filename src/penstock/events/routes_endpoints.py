@@ -12,10 +12,10 @@ from penstock.api.context import Caller, requires
 from penstock.api.paging import Items, Paged
 from penstock.api.problems import Problem
 from penstock.clock import to_iso
-from penstock.events import endpoints
+from penstock.events import endpoints, routes_outbox
 from penstock.events.accept import Accepted, NewEvent, compact
 from penstock.events.deps import Deps
-from penstock.events.guard import GuardRefused
+from penstock.events.destinations import Destination, TargetRefused
 from penstock.events.http import HeaderRefused, check_headers
 from penstock.events.models import EndpointIn, EndpointPatch, RotateIn
 from penstock.events.refusal import Refused
@@ -51,8 +51,9 @@ def add(api: APIRouter, deps: Deps) -> None:
         fields = new.model_dump()
         if new.timeout is None:
             fields["timeout"] = deps.policy.timeout
-        fields["target"] = await _checked_target(deps, new.target)
-        fields["headers"] = endpoints.seal_headers(box, _checked_headers(new.headers))
+        to = _destination(deps, new.kind)
+        fields["target"] = await _checked_target(to, new.target)
+        fields["headers"] = endpoints.seal_headers(box, _checked_headers(to, new.headers))
         secret, fields["secret"] = endpoints.new_secret(box)
 
         def create(tx: Tx) -> dict[str, Any]:
@@ -90,12 +91,16 @@ def add(api: APIRouter, deps: Deps) -> None:
         `null` removes `headers` and `rate_limit`; `timeout` and `schedule` become the server's.
         """
         changes = patch.changes()
+        if changes.keys() & {"target", "headers"}:  # what the kind, which never changes, judges
+            to = _destination(deps, (await view(caller.account, endpoint_id))["kind"])
         if "target" in changes:
-            changes["target"] = await _checked_target(deps, changes["target"])
+            changes["target"] = await _checked_target(to, changes["target"])
         if "timeout" in changes and changes["timeout"] is None:
             changes["timeout"] = deps.policy.timeout
         if "headers" in changes:
-            changes["headers"] = endpoints.seal_headers(box, _checked_headers(changes["headers"]))
+            changes["headers"] = endpoints.seal_headers(
+                box, _checked_headers(to, changes["headers"])
+            )
         await database.unit(lambda tx: endpoints.change(tx, caller.account, endpoint_id, changes))
         return EndpointView(**await view(caller.account, endpoint_id))
 
@@ -171,19 +176,29 @@ def add(api: APIRouter, deps: Deps) -> None:
         )
         return EndpointView(**await view(caller.account, endpoint_id))
 
+    routes_outbox.add(api, deps)
 
-async def _checked_target(deps: Deps, url: str) -> str:
-    """The URL in its canonical form, if a push may go there."""
+
+def _destination(deps: Deps, kind: str) -> Destination:
+    found = deps.destinations.get(kind)
+    if found is None:
+        known = ", ".join(deps.destinations)
+        raise problem_of(Refused("validation_failed", f"The kinds are: {known}", "/kind"))
+    return found
+
+
+async def _checked_target(to: Destination, target: str) -> str:
+    """The target in its canonical form, if it is one that can be sent to."""
     try:
-        target = deps.guard.check_url(url)
-        await deps.guard.resolve_and_check(target)
-    except GuardRefused as exc:
-        raise problem_of(Refused("target_refused", str(exc), "/target")) from None
-    return target.url
+        return await to.check(target)
+    except TargetRefused as exc:
+        raise problem_of(Refused(exc.code, str(exc), "/target")) from None
 
 
-def _checked_headers(headers: dict[str, str] | None) -> dict[str, str] | None:
+def _checked_headers(to: Destination, headers: dict[str, str] | None) -> dict[str, str] | None:
     try:
+        if headers and not to.takes_headers:
+            raise HeaderRefused(f"endpoints of kind {to.kind} have no headers of their own")
         return None if headers is None else check_headers(headers)
     except HeaderRefused as exc:
         raise problem_of(Refused("validation_failed", str(exc), "/headers")) from None

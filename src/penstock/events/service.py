@@ -11,6 +11,8 @@ from fastapi import APIRouter
 from penstock.clock import Clock
 from penstock.events.accept import Acceptor
 from penstock.events.deps import Deps
+from penstock.events.destinations import registry
+from penstock.events.destinations.registry import Outlets
 from penstock.events.fanout import fanout_kind
 from penstock.events.gather import Gatherer
 from penstock.events.guard import Guard
@@ -36,10 +38,12 @@ class Events:
     acceptor: Acceptor  # its `emit` is the port by which other services tell
     waiters: Waiters
     session: aiohttp.ClientSession
+    destinations: registry.Destinations
 
     async def close(self) -> None:
-        """Close the pool that pushes go through."""
+        """Close the pool that pushes go through, and what other destinations hold open."""
         await self.session.close()
+        await self.destinations.close()
 
 
 def build(
@@ -55,6 +59,7 @@ def build(
     expiry: float,
     max_body: int,
     max_batch_body: int,
+    outlets: Outlets = Outlets(),  # noqa: B008 - it is a value
 ) -> Events:
     """The service on `database`; call it inside a running event loop, and close it."""
     policy = Policy(tuple(schedule), timeout, expiry, max_body, max_batch_body)
@@ -69,14 +74,24 @@ def build(
 
     acceptor = Acceptor(expiry)
     gatherer = Gatherer(database, acceptor)
-    deps = Deps(database, clock, box, guard, acceptor, policy, gatherer)
+    destinations = registry.build(outlets, guard=guard, send=send, clock=clock)
+    by_kind = destinations.by_kind
+    deps = Deps(database, clock, box, guard, acceptor, policy, gatherer, by_kind)
     return Events(
         kinds=(
-            delivery_kind(clock=clock, box=box, send=send, policy=policy, slots=slots, lease=lease),
+            delivery_kind(
+                clock=clock,
+                box=box,
+                destinations=by_kind,
+                policy=policy,
+                slots=slots,
+                lease=lease,
+            ),
             fanout_kind(expiry, lease=lease),
         ),
         routers=(routes(deps),),
         acceptor=deps.acceptor,
         waiters=deps.waiters,
         session=session,
+        destinations=destinations,
     )

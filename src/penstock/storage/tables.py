@@ -65,6 +65,20 @@ def work_indexes(table: str) -> list[Index]:
     ]
 
 
+def sms_target_checks() -> list[CheckConstraint]:
+    """A telephone number is E.164, whoever writes it: a check for each database."""
+    postgres = r"kind <> 'sms' OR target ~ '^\+[1-9][0-9]{6,14}$'"
+    # length() ends at a NUL character, which GLOB does not see beyond either.
+    sqlite = (
+        "kind <> 'sms' OR (target GLOB '+[1-9]*' AND substr(target, 2) NOT GLOB '*[^0-9]*'"
+        " AND length(target) BETWEEN 8 AND 16 AND length(CAST(target AS BLOB)) = length(target))"
+    )
+    return [
+        CheckConstraint(postgres, name="sms_target").ddl_if(dialect="postgresql"),
+        CheckConstraint(sqlite, name="sms_target").ddl_if(dialect="sqlite"),
+    ]
+
+
 accounts = Table(
     "accounts",
     metadata,
@@ -193,7 +207,7 @@ endpoints = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("account", Text, nullable=False),
-    Column("kind", Text, nullable=False),  # 'webhook'
+    Column("kind", Text, nullable=False),  # 'webhook' | 'email' | 'sms' | 'sqs'
     Column("target", Text, nullable=False),
     Column("description", Text, nullable=False, server_default=text("''")),
     Column("event_types", Text, nullable=False),  # JSON list of patterns
@@ -211,6 +225,7 @@ endpoints = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     CheckConstraint("on_permanent IN ('long', 'dead')", name="on_permanent"),
+    *sms_target_checks(),
     Index("endpoints_account", "account", "id"),
 )
 
@@ -293,6 +308,23 @@ attempts = Table(
     Column("error", Text),
     Column("address", Text),
     Column("response", LargeBinary),
+)
+
+# E-mails and texts that were kept instead of being sent.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # 'email' | 'sms'
+    Column("target", Text, nullable=False),
+    Column("subject", Text),
+    Column("body", Text, nullable=False),
+    Column("event_id", Text, ForeignKey("events.id", ondelete="CASCADE"), nullable=False),
+    Column("delivery_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("outbox_account", "account", "id"),
+    Index("outbox_event", "event_id"),
 )
 
 idempotency_keys = Table(

@@ -1,0 +1,127 @@
+"""The client to be awaited, on aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from penstock.client.address import find
+from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers
+from penstock.client.endpoints import AsyncEndpoints
+from penstock.client.events import AsyncEvents
+from penstock.client.keys import AsyncKeys
+
+if TYPE_CHECKING:
+    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to one server, from one event loop. To be closed, or used by ``async with``.
+
+    `timeout`: seconds to wait for a connection, and for each further piece of an answer.
+    `retries`: how often a call is tried again.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        data_dir: str | Path | None = None,
+        timeout: float = 30.0,
+        retries: int = 5,
+    ) -> None:
+        self._address = find(url, key, data_dir)
+        self._timeout = timeout
+        self._retries = retries
+        self._open: ClientSession | None = None
+        self.events = AsyncEvents(self)
+        self.endpoints = AsyncEndpoints(self)
+        self.keys = AsyncKeys(self)
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._address.url
+
+    async def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        """The JSON that any route answers; `more` is `query`, `headers`, `repeatable`, `held`."""
+        return await self.run(describe(method, path, body, **more))
+
+    async def run(self, call: Call[T]) -> T:
+        """Carry out a call, with its retries."""
+        tries = Tries(call, self.url, self._retries)
+        while True:
+            outcome = await self._send(call)
+            pause = tries.after(outcome)
+            if isinstance(outcome, Answer) and pause is None:
+                return call.read(outcome)
+            await asyncio.sleep(pause or 0)
+
+    async def close(self) -> None:
+        """Close its connections; a later call opens a new one."""
+        session, self._open = self._open, None
+        if session is not None:
+            await session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    async def _send(self, call: Call[Any]) -> Answer | Lost:
+        import aiohttp  # not needed by a program that only blocks
+        from yarl import URL
+
+        content = call.content()
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._timeout, sock_read=self._timeout + call.held
+        )
+        if self._open is None:
+            self._open = aiohttp.ClientSession()
+        # What cannot be repeated must not meet a connection that the server is just closing.
+        session = self._open if call.repeatable else aiohttp.ClientSession()
+        try:
+            async with session.request(
+                call.method,
+                URL(self.url + call.target(), encoded=True),
+                data=content,
+                headers=headers(call, self._address.key),
+                timeout=timeout,
+                allow_redirects=False,
+                middlewares=[_once] if call.method == "DELETE" else [],
+            ) as response:
+                lowered = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(response.status, lowered, await response.read())
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
+            return Lost(str(exc), sent=False)
+        except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
+            return Lost(str(exc) or type(exc).__name__, sent=True)
+        finally:
+            if session is not self._open:
+                await session.close()
+
+
+async def _once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    """Keep aiohttp from repeating a DELETE by itself: what it deleted would be "not found"."""
+    import aiohttp
+
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        raise aiohttp.ClientError(str(exc) or type(exc).__name__) from exc
