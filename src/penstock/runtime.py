@@ -364,6 +364,7 @@ def _events(
     settings: Settings, clock: Clock, database: Database, stack: contextlib.AsyncExitStack
 ) -> Service:
     from penstock.events import idempotency, service
+    from penstock.events.destinations.registry import Outlets
 
     made = service.build(
         database=database,
@@ -377,6 +378,15 @@ def _events(
         expiry=settings.delivery_expiry,
         max_body=int(settings.max_body),
         max_batch_body=int(settings.max_batch_body),
+        outlets=Outlets(
+            smtp=settings.smtp_server,
+            mail_by=settings.mail_by,
+            mail_from=settings.mail_sender,
+            mail_subject=settings.mail_subject,
+            sms_by=settings.sms_by,
+            aws_region=settings.aws_region,
+            aws_endpoint_url=settings.aws_endpoint_url,
+        ),
     )
     stack.push_async_callback(made.close)
     return Service(
