@@ -22,6 +22,7 @@ from penstock._version import __version__
 if TYPE_CHECKING:
     from penstock import errors
     from penstock.app import Penstock
+    from penstock.client import AsyncClient, Client
     from penstock.jobs import (
         Job,
         JobCancelled,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from penstock.work.outcomes import Dead, Done, Postpone, Retry
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Dead",
     "Done",
     "Job",
@@ -51,6 +54,7 @@ __all__ = [
 # Imported when first asked for: the command line must not wait for what it does not use.
 _HOMES: Final = {
     "Penstock": "penstock.app",
+    **dict.fromkeys(("AsyncClient", "Client"), "penstock.client"),
     **dict.fromkeys(
         ("Job", "JobCancelled", "JobContext", "JobFailed", "JobHandle", "current_job"),
         "penstock.jobs",

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from penstock._client import Client
+from penstock._beside import Beside
 from penstock.clock import Clock, SystemClock
 from penstock.errors import JobError, UnknownJob
 from penstock.jobs.arguments import Arguments, frame_locals
@@ -64,7 +64,7 @@ class Penstock:
         self.crons: dict[str, Cron] = {}
         self._settings = settings
         self._bound: Units | None = None
-        self._client: Client | None = None
+        self._beside: Beside | None = None
         self._opening = threading.Lock()
 
     # ------------------------------------------------------------------ declaring
@@ -207,18 +207,18 @@ class Penstock:
         """The database: the one that is bound, else this process's own, opened now."""
         if self._bound is not None:
             return self._bound
-        if self._client is None:
+        if self._beside is None:
             with self._opening:
-                if self._client is None:
-                    self._client = Client.open(self._settings, self.clock)
-        return self._client
+                if self._beside is None:
+                    self._beside = Beside.open(self._settings, self.clock)
+        return self._beside
 
     async def ready(self) -> Units:
         """As `units`; opening does not hold up the event loop."""
         if self._bound is not None:
             return self._bound
-        if self._client is not None:
-            return self._client
+        if self._beside is not None:
+            return self._beside
         return await asyncio.to_thread(lambda: self.units)
 
     def bind(self, database: Database) -> None:
@@ -232,9 +232,9 @@ class Penstock:
     def close_sync(self) -> None:
         """Close what this app opened itself; the next enqueue opens it again."""
         with self._opening:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+            beside, self._beside = self._beside, None
+        if beside is not None:
+            beside.close()
 
     async def close(self) -> None:
         """As `close_sync`, without holding up the event loop."""

@@ -16,7 +16,9 @@
     │   ├── UnknownJob          no function of that name is registered
     │   └── BadArguments        the arguments do not fit the function
     ├── NotFound                there is no such thing, or it belongs to another account
-    └── Conflict                the request contradicts what is stored
+    ├── Conflict                the request contradicts what is stored
+    ├── ApiError                a server refused a client's call (penstock.client)
+    └── Unreachable             no server answered a client's call (penstock.client)
 
 An error raised without a message says the first line of its class's docstring.
 """

@@ -428,7 +428,7 @@ async def test_beside_an_owner_the_rows_are_written_and_the_owner_can_tell(tmp_p
 async def test_a_database_that_its_owner_does_not_prepare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock._client.PATIENCE", 0.1)
+    monkeypatch.setattr("penstock._beside.PATIENCE", 0.1)
     owner = SqliteDatabase(tmp_path / "penstock.db", ManualClock())
     await owner.open()
     client = Penstock(load_settings(data_dir=tmp_path))

@@ -16,6 +16,7 @@ from penstock.cli import events as events_commands
 from penstock.cli import isolated, serve
 from penstock.cli import keys as keys_commands
 from penstock.cli.output import fail
+from penstock.client import Unreachable
 from penstock.errors import PenstockError, SettingsError
 
 app = typer.Typer(
@@ -56,6 +57,8 @@ def main() -> None:
         app()
     except SettingsError as exc:
         fail(str(exc), code=2)
+    except Unreachable as exc:
+        fail(str(exc), code=4)
     except PenstockError as exc:
         fail(str(exc))
     except KeyboardInterrupt:

@@ -15,8 +15,8 @@ from typing import Any
 import typer
 
 from penstock.cli.output import say
-from penstock.cli.remote import Server
 from penstock.cli.serve import AppOption, DataOption
+from penstock.client import Client
 
 TAKES, FALTERS, REFUSES = "Demo: takes everything", "Demo: fails twice", "Demo: refuses"
 SECONDS = 20.0  # for the demo's events to come to their ends
@@ -44,7 +44,7 @@ def demo(
 
     async def play(runtime: Any, run_file: Any) -> None:
         async with _receiver() as receiver:
-            local = Server(run_file.url, run_file.token)
+            local = Client(run_file.url, run_file.token)
             given = f" --data {shlex.quote(str(data))}" if data else ""
             await asyncio.to_thread(_play, local, receiver, _command(), given)
             await asyncio.Event().wait()  # the receiver stays up as long as the server
@@ -102,7 +102,7 @@ class _receiver:
         await self.runner.cleanup()
 
 
-def _play(server: Server, receiver: _Receiver, command: str, data: str) -> None:
+def _play(server: Client, receiver: _Receiver, command: str, data: str) -> None:
     _remove_earlier(server)
     endpoints = {
         "takes": _endpoint(server, receiver, "takes", TAKES, ["demo.*"]),
@@ -146,7 +146,7 @@ def _command() -> str:
     return os.path.relpath(called)
 
 
-def _remove_earlier(server: Server) -> None:
+def _remove_earlier(server: Client) -> None:
     cursor = None
     while True:
         page = server.call("GET", "/v1/endpoints", query={"limit": 100, "cursor": cursor})
@@ -159,7 +159,7 @@ def _remove_earlier(server: Server) -> None:
 
 
 def _endpoint(
-    server: Server,
+    server: Client,
     receiver: _Receiver,
     path: str,
     description: str,
@@ -185,7 +185,7 @@ def _endpoint(
     return made
 
 
-def _ended(server: Server, event_id: str) -> dict[str, Any]:
+def _ended(server: Client, event_id: str) -> dict[str, Any]:
     import time
 
     deadline = time.monotonic() + SECONDS

@@ -11,8 +11,9 @@ import typer
 
 from penstock.cli.keys import JsonOption
 from penstock.cli.output import document, fail, say
-from penstock.cli.remote import Server, required
+from penstock.cli.remote import required
 from penstock.cli.serve import DataOption
+from penstock.client import Client
 from penstock.settings import load_settings
 
 app = typer.Typer(help="Send events and watch them.", no_args_is_help=True)
@@ -102,13 +103,13 @@ def _payload(text: str) -> Any:
     return payload
 
 
-def _newest(server: Server, event_type: str | None) -> str | None:
+def _newest(server: Client, event_type: str | None) -> str | None:
     page = server.call("GET", "/v1/events", query={"limit": 1, "event_type": event_type})
     return page["items"][0]["event_id"] if page["items"] else None
 
 
 def _fresh(
-    server: Server, event_type: str | None, since: str | None, newest: str | None
+    server: Client, event_type: str | None, since: str | None, newest: str | None
 ) -> list[dict[str, Any]]:
     """Events after `newest`, or from `since` on, oldest first."""
     found: list[dict[str, Any]] = []

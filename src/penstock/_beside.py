@@ -27,7 +27,7 @@ _PROBE = {
 }
 
 
-class Client:
+class Beside:
     """Runs units and lets workers know by the commit itself.
 
     Nobody here publishes wakes: on PostgreSQL each transaction carries its own NOTIFY, on
@@ -39,7 +39,7 @@ class Client:
         self.close = close
 
     @classmethod
-    def open(cls, settings: Settings | None, clock: Clock) -> Client:
+    def open(cls, settings: Settings | None, clock: Clock) -> Beside:
         """Open the database that the settings name; its tables must be there.
 
         An SQLite database that no process owns is made if it is missing.
@@ -102,7 +102,7 @@ def _notifying(tx: Tx, fn: Callable[[Tx], T]) -> T:
     return result
 
 
-def _open_sqlite(settings: Settings, clock: Clock) -> Client:
+def _open_sqlite(settings: Settings, clock: Clock) -> Beside:
     from penstock.storage.sqlite import SqliteDatabase
 
     path = settings.sqlite_path
@@ -120,7 +120,7 @@ def _open_sqlite(settings: Settings, clock: Clock) -> Client:
     except BaseException:
         database.close_sync()
         raise
-    return Client(database, database.close_sync)
+    return Beside(database, database.close_sync)
 
 
 def _migrate(path: Path) -> bool:
@@ -140,7 +140,7 @@ def _migrate(path: Path) -> bool:
     return True
 
 
-def _open_postgres(url: str, settings: Settings, clock: Clock) -> Client:
+def _open_postgres(url: str, settings: Settings, clock: Clock) -> Beside:
     from penstock.storage.postgres import PostgresDatabase
 
     database = PostgresDatabase(
@@ -153,7 +153,7 @@ def _open_postgres(url: str, settings: Settings, clock: Clock) -> Client:
     except BaseException:
         database.close_sync()
         raise
-    return Client(database, database.close_sync)
+    return Beside(database, database.close_sync)
 
 
 def _has_tables(tx: Tx) -> bool:
