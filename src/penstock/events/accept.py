@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock.clock import SECOND, from_datetime, to_iso
-from penstock.events import idempotency, views
+from penstock.events import idempotency, ordering, views
 from penstock.events.matching import Catalogue, Subscriber
 from penstock.events.models import EventIn
 from penstock.events.refusal import Refused
@@ -35,18 +35,18 @@ _LOOK = sql("SELECT (SELECT endpoints_version FROM accounts WHERE id = :account)
 
 _EVENT = """
 INSERT INTO events (id, account, event_type, payload, metadata, status, created_at, deliver_at,
-                    open_deliveries, source_key, traceparent)
+                    open_deliveries, source_key, traceparent, ordering_key)
 VALUES (:id, :account, :event_type, :payload, :metadata, 'pending', :created_at, :deliver_at,
-        :open_deliveries, :source_key, :traceparent)
+        :open_deliveries, :source_key, :traceparent, :ordering_key)
 """
 _INSERT_EVENT = sql(_EVENT)
 _EMIT_EVENT = sql(_EVENT + "ON CONFLICT (account, source_key) DO NOTHING")
 
 INSERT_DELIVERY = sql("""
 INSERT INTO deliveries (id, account, event_id, endpoint_id, status, created_at, expires_at,
-                        lane, due_at)
+                        lane, due_at, ordering_key, order_seq)
 VALUES (:id, :account, :event_id, :endpoint_id, 'pending', :created_at, :expires_at,
-        :lane, :due_at)
+        :lane, :due_at, :ordering_key, :order_seq)
 """)
 
 _INSERT_FANOUT = sql("""
@@ -65,6 +65,7 @@ class NewEvent:
     deliver_at: int | None = None  # µs; None = now
     key: str | None = None
     fingerprint: str = ""
+    ordering_key: str | None = None
     source_key: str | None = None
     traceparent: str | None = None
 
@@ -116,6 +117,8 @@ def new_event(
             request["metadata"] = event.metadata
         if deliver_at is not None:
             request["deliver_at"] = to_iso(deliver_at)
+        if event.ordering_key is not None:
+            request["ordering_key"] = event.ordering_key
         print_ = idempotency.fingerprint(request)
     return NewEvent(
         event_type=event.event_type,
@@ -124,6 +127,7 @@ def new_event(
         deliver_at=deliver_at if deliver_at is not None and deliver_at > now else None,
         key=key,
         fingerprint=print_,
+        ordering_key=event.ordering_key,
         traceparent=traceparent,
     )
 
@@ -199,7 +203,9 @@ class _Batch:
         """Take the event's key, if it has one, and gather its rows."""
         now, event_id = self.now, new_id("evt")
         due = now if event.deliver_at is None else max(now, event.deliver_at)
-        spread = len(subscribers) > FANOUT_ABOVE
+        # Ordered deliveries take their places in the transaction that accepts their event, to
+        # however many endpoints: spread later, they might overtake one another.
+        spread = len(subscribers) > FANOUT_ABOVE and event.ordering_key is None
         rows = [] if spread else self._deliveries(event_id, due, subscribers)
         # While an event is being spread, the spreading itself is its one open delivery: it
         # cannot become final before the last endpoint has been given its row.
@@ -218,7 +224,17 @@ class _Batch:
                 None,
                 0,
                 text,
-                [views.delivery(row["id"], row["endpoint_id"], "pending", 0, due) for row in rows],
+                [
+                    # Of an ordered delivery's turn nothing is known before it has its place.
+                    views.delivery(
+                        row["id"],
+                        row["endpoint_id"],
+                        "pending",
+                        0,
+                        due if event.ordering_key is None else None,
+                    )
+                    for row in rows
+                ],
             )
         )
         if event.key is not None:
@@ -241,6 +257,7 @@ class _Batch:
                 "open_deliveries": open_deliveries,
                 "source_key": event.source_key,
                 "traceparent": event.traceparent,
+                "ordering_key": event.ordering_key,
             }
         )
         if spread:
@@ -251,6 +268,12 @@ class _Batch:
             self.wakes[FANOUT, lane] = now
         self.deliveries += rows
         for row in rows:
+            if event.ordering_key is not None:
+                seq, turn = ordering.enter(tx, row["endpoint_id"], event.ordering_key, row["id"])
+                row |= {"ordering_key": event.ordering_key, "order_seq": seq}
+                if not turn:
+                    row["due_at"] = None
+                    continue
             place = (DELIVERY, row["lane"])
             self.wakes[place] = min(due, self.wakes.get(place, due))
         return Accepted(event_id, answer)
@@ -268,6 +291,8 @@ class _Batch:
                 "expires_at": due + self.expiry,
                 "lane": subscriber.lane,
                 "due_at": due,
+                "ordering_key": None,
+                "order_seq": None,
             }
             for subscriber in subscribers
         ]

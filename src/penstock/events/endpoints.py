@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from penstock.clock import SECOND
 from penstock.errors import NotFound
-from penstock.events import settled, sign
+from penstock.events import ordering, settled, sign
 from penstock.events.accept import DELIVERY
 from penstock.events.matching import Subscriber
 from penstock.events.views import iso
@@ -36,16 +36,16 @@ SET endpoints_version = {max}(accounts.endpoints_version + 1, excluded.endpoints
 
 _INSERT = sql("""
 INSERT INTO endpoints (id, account, kind, target, description, event_types, headers, timeout,
-                       schedule, on_permanent, secret, enabled, lane, version, created_at,
+                       schedule, on_permanent, on_dead, secret, enabled, lane, version, created_at,
                        updated_at)
 VALUES (:id, :account, :kind, :target, :description, :event_types, :headers, :timeout,
-        :schedule, :on_permanent, :secret, :enabled, :lane, {now}, {now}, {now})
+        :schedule, :on_permanent, :on_dead, :secret, :enabled, :lane, {now}, {now}, {now})
 """)
 
 _COLUMNS = """
 e.id, e.kind, e.target, e.description, e.event_types, e.headers, e.timeout, e.schedule,
-e.on_permanent, e.previous_until, e.enabled, e.disabled_reason, e.created_at, e.updated_at,
-l.rate, l.max_in_flight
+e.on_permanent, e.on_dead, e.previous_until, e.enabled, e.disabled_reason, e.created_at,
+e.updated_at, l.rate, l.max_in_flight
 FROM endpoints e LEFT JOIN lanes l ON l.id = e.lane
 """
 _ONE = sql(f"SELECT {_COLUMNS} WHERE e.id = :id AND e.account = :account")
@@ -62,6 +62,7 @@ UPDATE endpoints SET
   timeout = coalesce(CAST(:timeout AS DOUBLE PRECISION), timeout),
   schedule = CASE WHEN :schedule_given = 1 THEN CAST(:schedule AS TEXT) ELSE schedule END,
   on_permanent = coalesce(CAST(:on_permanent AS TEXT), on_permanent),
+  on_dead = coalesce(CAST(:on_dead AS TEXT), on_dead),
   version = {max}(version + 1, {now}), updated_at = {now}
 WHERE id = :id AND account = :account RETURNING lane
 """)
@@ -111,6 +112,7 @@ def create(
     timeout: float,
     schedule: Sequence[float] | None,
     on_permanent: str,
+    on_dead: str = "continue",
     rate_limit: float | None,
     max_in_flight: int,
     headers: str | None,
@@ -131,6 +133,7 @@ def create(
         timeout=timeout,
         schedule=None if schedule is None else json.dumps(list(schedule)),
         on_permanent=on_permanent,
+        on_dead=on_dead,
         secret=secret,
         enabled=True,
         lane=lane,
@@ -171,6 +174,7 @@ def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -
         schedule_given=int("schedule" in changes),
         schedule=None if schedule is None else json.dumps(schedule),
         on_permanent=changes.get("on_permanent"),
+        on_dead=changes.get("on_dead"),
     )
     lane = _found(row)
     _raise_version(tx, account)
@@ -182,6 +186,8 @@ def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -
         pace["max_in_flight"] = changes["max_in_flight"]
     if pace:
         lanes.configure(tx, lane, **pace)
+    if changes.get("on_dead") == "continue":
+        ordering.resume(tx, endpoint_id)
 
 
 def rotate(tx: Tx, account: str, endpoint_id: str, secret: str, overlap: float) -> int:
@@ -229,6 +235,7 @@ def delete(tx: Tx, account: str, endpoint_id: str) -> str:
     """
     lane = str(_found(tx.one(_DELETE, id=endpoint_id, account=account)))
     _raise_version(tx, account)
+    ordering.forget(tx, endpoint_id)
     lanes.configure(tx, lane, paused=False, rate=None, burst=1.0)
     return lane
 
@@ -292,6 +299,7 @@ def _view(row: Mapping[str, Any], now: int, box: SecretBox) -> dict[str, Any]:
         "max_in_flight": row["max_in_flight"],
         "schedule": None if schedule is None else json.loads(schedule),
         "on_permanent": row["on_permanent"],
+        "on_dead": row["on_dead"],
         "enabled": bool(row["enabled"]),
         "disabled_reason": row["disabled_reason"],
         "old_secret_until": iso(old_until) if old_until and old_until > now else None,

@@ -35,6 +35,10 @@ def _text_only(value: object) -> object:
 EventType = Annotated[
     str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")
 ]
+# One of the sender's own: a customer, an order, a parcel.
+OrderingKey = Annotated[
+    str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
+]
 IdempotencyKey = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
 ]
@@ -50,6 +54,7 @@ class EventIn(BaseModel):
     payload: dict[str, Any]
     metadata: dict[str, Any] | None = None
     idempotency_key: IdempotencyKey | None = None
+    ordering_key: OrderingKey | None = None
     deliver_at: Moment | None = None
 
 
@@ -93,6 +98,7 @@ class _EndpointFields(BaseModel):
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 32
     schedule: Annotated[list[Gap], Field(min_length=1, max_length=50)] | None = None
     on_permanent: Literal["long", "dead"] = "long"
+    on_dead: Literal["continue", "halt"] = "continue"
 
 
 class EndpointIn(_EndpointFields):

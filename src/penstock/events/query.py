@@ -35,8 +35,9 @@ SELECT 1 FROM deliveries WHERE event_id = :id AND status = 'pending' AND attempt
 _DELIVERIES = sql("""
 SELECT d.id, d.endpoint_id, d.status, d.attempts, d.due_at, d.lease_until, d.created_at,
        d.expires_at, d.finished_at, d.last_error, d.lane, p.id AS known, p.enabled,
-       p.disabled_reason
+       p.disabled_reason, d.ordering_key, h.head, h.halted
 FROM deliveries d LEFT JOIN endpoints p ON p.id = d.endpoint_id
+  LEFT JOIN order_heads h ON h.endpoint_id = d.endpoint_id AND h.key = d.ordering_key
 WHERE d.event_id = :id ORDER BY d.endpoint_id LIMIT :limit
 """)
 
@@ -166,7 +167,15 @@ def _delivery(
     if d["status"] == "pending":
         enabled = None if d["known"] is None else bool(d["enabled"])
         reason = why(
-            Waiting(d["due_at"], d["lease_until"], d["attempts"], enabled, d["disabled_reason"]),
+            Waiting(
+                d["due_at"],
+                d["lease_until"],
+                d["attempts"],
+                enabled,
+                d["disabled_reason"],
+                None if d["head"] == d["id"] else d["head"],
+                bool(d["halted"]),
+            ),
             gate,
             now,
         )

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from penstock.events import ordering
 from penstock.storage import Tx, sql
 from penstock.telemetry import EVENT_STATUS_UPDATED, log
 from penstock.work.kinds import Claim
@@ -20,7 +21,10 @@ from penstock.work.kinds import Claim
 # The reason of a delivery whose endpoint was deleted: it ends as cancelled, not as dead.
 ENDPOINT_DELETED: Final = "endpoint_deleted: the endpoint was deleted"
 
-_FINISH = sql("UPDATE deliveries SET finished_at = {now} WHERE id = :id RETURNING event_id")
+_FINISH = sql("""
+UPDATE deliveries SET finished_at = {now} WHERE id = :id
+RETURNING event_id, endpoint_id, ordering_key
+""")
 _CANCEL = sql("""
 UPDATE deliveries SET finished_at = {now}, status = 'cancelled' WHERE id = :id RETURNING event_id
 """)
@@ -72,8 +76,13 @@ def delivery_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
             drop(tx, [row[0]])
         return
     row = tx.one(_FINISH, id=claim.id)
-    if row is not None:
-        _end(tx, row[0], dead=status == "dead", delivery=claim.id, number=claim.attempts + 1)
+    if row is None:
+        return
+    event_id, endpoint_id, key = row
+    dead = status == "dead"
+    _end(tx, event_id, dead=dead, delivery=claim.id, number=claim.attempts + 1)
+    if key is not None:
+        ordering.leave(tx, endpoint_id, key, claim.id, dead=dead)
 
 
 def fanout_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:

@@ -135,6 +135,7 @@ class EndpointView(BaseModel):
     max_in_flight: int
     schedule: Annotated[list[float] | None, Field(description="null = the server's default.")]
     on_permanent: str
+    on_dead: str
     enabled: bool
     disabled_reason: str | None
     old_secret_until: str | None
