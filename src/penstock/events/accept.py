@@ -268,14 +268,7 @@ class _Batch:
             self.wakes[FANOUT, lane] = now
         self.deliveries += rows
         for row in rows:
-            if event.ordering_key is not None:
-                seq, turn = ordering.enter(tx, row["endpoint_id"], event.ordering_key, row["id"])
-                row |= {"ordering_key": event.ordering_key, "order_seq": seq}
-                if not turn:
-                    row["due_at"] = None
-                    continue
-            place = (DELIVERY, row["lane"])
-            self.wakes[place] = min(due, self.wakes.get(place, due))
+            row["ordering_key"] = event.ordering_key
         return Accepted(event_id, answer)
 
     def _deliveries(
@@ -299,6 +292,18 @@ class _Batch:
 
     def write(self, tx: Tx) -> None:
         """Insert what was gathered and wake the lanes it waits in."""
+        ordered = [row for row in self.deliveries if row["ordering_key"] is not None]
+        # Heads are locked in the same order by everybody; of one key, the events' order stays.
+        for row in sorted(ordered, key=lambda row: (row["endpoint_id"], row["ordering_key"])):
+            place, turn = ordering.enter(tx, row["endpoint_id"], row["ordering_key"], row["id"])
+            row["order_seq"] = place
+            if not turn:
+                row["due_at"] = None
+        for row in self.deliveries:
+            due = row["due_at"]
+            if due is not None:
+                wake = (DELIVERY, row["lane"])
+                self.wakes[wake] = min(due, self.wakes.get(wake, due))
         for statement, rows in (
             (_INSERT_EVENT, self.events),
             (INSERT_DELIVERY, self.deliveries),

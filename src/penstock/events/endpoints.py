@@ -95,7 +95,7 @@ UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = {now},
 WHERE id IN (SELECT id FROM deliveries WHERE lane = :lane AND due_at IS NOT NULL
              AND lease_until IS NULL AND status = 'pending' ORDER BY due_at LIMIT :limit)
   AND lease_until IS NULL AND status = 'pending'
-RETURNING event_id
+RETURNING id, event_id, endpoint_id, ordering_key
 """)
 
 _LANE = sql("SELECT lane FROM endpoints WHERE id = :id AND account = :account")
@@ -247,7 +247,10 @@ def cancel_waiting(tx: Tx, lane: str) -> bool:
     """
     rows = tx.rows(_CANCEL, lane=lane, limit=CANCEL_CHUNK, reason=settled.ENDPOINT_DELETED)
     if rows:
-        settled.drop(tx, [event_id for (event_id,) in rows])
+        settled.drop(tx, [event_id for _, event_id, _, _ in rows])
+    for id_, _, endpoint_id, key in rows:
+        if key is not None:  # an accept of the moment of deletion gave it a place after all
+            ordering.leave(tx, endpoint_id, key, id_, dead=False)
     return len(rows) == CANCEL_CHUNK
 
 

@@ -6,10 +6,16 @@ place is given and the next turn is called in one order, whatever clocks and com
 head is due; those behind it are pending with ``due_at`` NULL.
 
 A head that dies is followed by the next, or, where the endpoint says ``on_dead: halt``, stays the
-head of a halted queue until it is replayed or its endpoint says ``continue``.
+head of a halted queue until it is replayed, its event is acknowledged from the inbox, or its
+endpoint says ``continue``.
+
+On PostgreSQL everybody locks in this order, or deadlocks would cost a second each: heads by
+account, endpoint and key, then deliveries, then events.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from penstock.clock import SECOND
 from penstock.storage import Tx, sql
@@ -26,10 +32,29 @@ _LOCK = sql("""
 SELECT head FROM order_heads WHERE endpoint_id = :endpoint AND key = :key {lock}
 """)
 
+_OF_DELIVERIES = """
+SELECT h.endpoint_id, h.key, h.head FROM order_heads h
+  JOIN (SELECT DISTINCT account, endpoint_id, ordering_key FROM deliveries
+        WHERE {which} AND ordering_key IS NOT NULL) d
+  ON d.endpoint_id = h.endpoint_id AND d.ordering_key = h.key
+"""
+_IN_ORDER = """
+ORDER BY d.account COLLATE "C", h.endpoint_id COLLATE "C", h.key COLLATE "C"
+FOR NO KEY UPDATE OF h
+"""
+_LOCK_SETTLED = sql(
+    sqlite="SELECT 1", postgres=_OF_DELIVERIES.format(which="id {in:ids}") + _IN_ORDER
+)
+_OF_EVENTS = _OF_DELIVERIES.format(which="event_id {in:ids} AND account = :account")
+_LOCK_EVENTS = sql(sqlite=_OF_EVENTS, postgres=_OF_EVENTS + _IN_ORDER)
+
+# Held until the commit, so that a change of `on_dead` is either seen or sees the halt.
+_ON_DEAD = """
+SELECT on_dead FROM endpoints WHERE id = :endpoint
+"""
+_ASK = sql(sqlite=_ON_DEAD, postgres=_ON_DEAD + "FOR SHARE")
 _HALT = sql("""
 UPDATE order_heads SET halted = TRUE WHERE endpoint_id = :endpoint AND key = :key
-  AND EXISTS (SELECT 1 FROM endpoints p WHERE p.id = :endpoint AND p.on_dead = 'halt')
-RETURNING key
 """)
 
 _NEXT = sql("""
@@ -37,6 +62,10 @@ SELECT d.id, d.lane, {max}({now}, coalesce(e.deliver_at, 0))
 FROM deliveries d JOIN events e ON e.id = d.event_id
 WHERE d.endpoint_id = :endpoint AND d.ordering_key = :key AND d.status = 'pending'
 ORDER BY d.order_seq LIMIT 1
+""")
+
+_REVIVE = sql("""
+UPDATE order_heads SET halted = FALSE WHERE endpoint_id = :endpoint AND key = :key
 """)
 
 _CALL = sql("""
@@ -55,12 +84,10 @@ WHERE endpoint_id = :endpoint AND ordering_key IS NOT NULL AND status = 'pending
   AND due_at IS NULL AND lease_until IS NULL
 """)
 
+# A key whose queue is empty: the next delivery under it may start from place 1.
 _PRUNE = sql("""
-DELETE FROM order_heads WHERE (endpoint_id, key) IN
-  (SELECT endpoint_id, key FROM order_heads h WHERE h.head IS NULL
-     AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.endpoint_id = h.endpoint_id
-                     AND d.ordering_key = h.key)
-   LIMIT :limit)
+DELETE FROM order_heads WHERE head IS NULL AND (endpoint_id, key) IN
+  (SELECT endpoint_id, key FROM order_heads h WHERE h.head IS NULL LIMIT :limit)
 """)
 
 
@@ -71,14 +98,35 @@ def enter(tx: Tx, endpoint_id: str, key: str, delivery_id: str) -> tuple[int, bo
     return int(row[0]), row[1] == delivery_id
 
 
+def lock(tx: Tx, delivery_ids: Sequence[str]) -> None:
+    """Lock the heads of these deliveries' keys, which are about to be settled."""
+    if tx.dialect == "postgres":
+        tx.rows(_LOCK_SETTLED, ids=sorted(delivery_ids))
+
+
+def lock_events(tx: Tx, account: str, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The same for all deliveries of these events; answers (endpoint, key, head)."""
+    return [
+        (endpoint_id, key, head)
+        for endpoint_id, key, head in tx.rows(_LOCK_EVENTS, ids=sorted(event_ids), account=account)
+        if head is not None
+    ]
+
+
 def leave(tx: Tx, endpoint_id: str, key: str, delivery_id: str, *, dead: bool) -> None:
     """The delivery ended: call the next one, unless it died and its endpoint says halt."""
     head = tx.one(_LOCK, endpoint=endpoint_id, key=key)
     if head is None or head[0] != delivery_id:
         return
-    if dead and tx.one(_HALT, endpoint=endpoint_id, key=key) is not None:
+    if dead and tx.one(_ASK, endpoint=endpoint_id) == ("halt",):
+        tx.run(_HALT, endpoint=endpoint_id, key=key)
         return
     _call_next(tx, endpoint_id, key)
+
+
+def revive(tx: Tx, endpoint_id: str, key: str) -> None:
+    """The dead head is pending again: its queue waits for it as for any other head."""
+    tx.run(_REVIVE, endpoint=endpoint_id, key=key)
 
 
 def resume(tx: Tx, endpoint_id: str) -> None:
@@ -95,7 +143,7 @@ def forget(tx: Tx, endpoint_id: str) -> None:
 
 
 def prune(tx: Tx, *, limit: int = 1000) -> int:
-    """Delete up to `limit` keys that no delivery names any more; answers how many."""
+    """Delete up to `limit` keys behind which nobody waits; answers how many."""
     return tx.run(_PRUNE, limit=limit)
 
 

@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 from penstock._version import __version__
 from penstock.clock import SECOND, Clock, from_datetime, to_iso
 from penstock.durations import describe
-from penstock.events import endpoints, sign
+from penstock.events import endpoints, ordering, sign
 from penstock.events.accept import DELIVERY
 from penstock.events.http import Failure, Response
 from penstock.events.policy import Policy
@@ -47,8 +47,8 @@ from penstock.telemetry import (
     metrics,
 )
 from penstock.work.backoff import jittered, schedule
-from penstock.work.kinds import Kind, Task
-from penstock.work.outcomes import Dead, Done, Health, Outcome, Retry
+from penstock.work.kinds import Claim, Kind, Task
+from penstock.work.outcomes import Dead, Done, Health, Outcome, Postpone, Retry
 
 # (url, body, headers, total timeout in seconds): one POST through the guarded pool.
 Send = Callable[[str, bytes, Mapping[str, str], float], Awaitable[Response | Failure]]
@@ -57,12 +57,15 @@ USER_AGENT: Final = f"Penstock/{__version__}"
 QUICK: Final = 60.0  # seconds: gaps below are quick retries, of no use after a permanent answer
 LONGEST_PAUSE: Final = 3600.0  # seconds that a Retry-After can close the lane for
 _TRANSIENT: Final = frozenset({408, 425, 429})
+# The reason of a delivery that waits because its event is leased: it costs no attempt.
+INBOX_LEASED: Final = "inbox_leased: a reader of the inbox has the event"
 
 _ATTEMPT = sql("""
 INSERT INTO attempts (delivery_id, number, started_at, duration, status_code, error_kind, error,
                       address, response)
 VALUES (:delivery_id, :number, :started_at, :duration, :status_code, :error_kind, :error,
         :address, :response)
+RETURNING (SELECT status FROM deliveries WHERE id = :delivery_id)
 """)
 _STEP = sql("UPDATE deliveries SET step = :step WHERE id = :id")
 _COUNT = sql("""
@@ -187,8 +190,15 @@ def decide(push: Push, receiver: Receiver, attempt: Attempt) -> Outcome:
 
 
 def _record(push: Push, attempt: Attempt, tx: Tx) -> None:
+    if _log(push, attempt, tx) == "cancelled":
+        # Its end was counted when it was cancelled, while it was being sent.
+        tx.run(_COUNT, id=push.event_id)
+
+
+def _log(push: Push, attempt: Attempt, tx: Tx) -> str:
+    """Answers the delivery's status, which the settlement has written already."""
     answer = attempt.answer
-    tx.run(
+    row = tx.one(
         _ATTEMPT,
         delivery_id=push.delivery_id,
         number=attempt.number,
@@ -200,10 +210,11 @@ def _record(push: Push, attempt: Attempt, tx: Tx) -> None:
         address=answer.address,
         response=None if isinstance(answer, Failure) else answer.excerpt,
     )
+    return "" if row is None else str(row[0])
 
 
 def _record_retry(push: Push, attempt: Attempt, step: int, tx: Tx) -> None:
-    _record(push, attempt, tx)
+    _log(push, attempt, tx)
     tx.run(_STEP, id=push.delivery_id, step=step)
     row = tx.one(_COUNT, id=push.event_id)
     if row is not None:
@@ -232,6 +243,8 @@ def delivery_kind(
         push, receiver = task.data, task.data.receiver
         if receiver is None:
             return Dead(ENDPOINT_DELETED)
+        if push.held_for is not None:
+            return Postpone(push.held_for / SECOND, INBOX_LEASED)
         number = task.claim.attempts + 1
         started_at = clock.now()
         if started_at >= push.expires_at:
@@ -246,6 +259,10 @@ def delivery_kind(
         outcome = decide(push, receiver, attempt)
         _tell(push, number, attempt, outcome, now)
         return outcome
+
+    def lock(tx: Tx, claims: Sequence[Claim]) -> None:
+        if receivers.ordered:
+            ordering.lock(tx, [claim.id for claim in claims])
 
     return Kind(
         name=DELIVERY,
@@ -262,6 +279,7 @@ def delivery_kind(
         # network error brings its own delay.
         backoff=schedule(policy.schedule),
         on_end=delivery_ended,
+        lock=lock,
     )
 
 

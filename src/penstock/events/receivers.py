@@ -20,7 +20,8 @@ _KEPT: Final = 10_000  # parsed endpoints
 
 _LOAD = sql("""
 SELECT d.id, d.expires_at, d.step, e.id, e.event_type, e.payload, e.metadata, e.created_at,
-       e.traceparent, p.id, p.version
+       e.traceparent, CASE WHEN d.ordering_key IS NULL THEN 0 ELSE 1 END,
+       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at - {now} END, p.id, p.version
 FROM deliveries d JOIN events e ON e.id = d.event_id LEFT JOIN endpoints p ON p.id = d.endpoint_id
 WHERE d.id {in:ids}
 """)
@@ -73,25 +74,29 @@ class Push:
     expires_at: int
     step: int  # position in the receiver's schedule
     receiver: Receiver | None
+    held_for: int | None = None  # µs for which a reader of the inbox had it, at the claim
 
 
 class Receivers:
     """The parsed endpoints of one process; `schedule` is for those without their own."""
 
-    __slots__ = ("_box", "_known", "_opened", "_schedule")
+    __slots__ = ("_box", "_known", "_opened", "_schedule", "ordered")
 
     def __init__(self, box: SecretBox, schedule: Sequence[float]) -> None:
         self._box = box
         self._schedule = tuple(schedule)
         self._known: dict[str, Receiver] = {}
         self._opened: dict[str, tuple[int, Opened]] = {}
+        self.ordered = False  # whether any delivery with an ordering key was ever loaded
 
     def load(self, tx: Tx, claims: Sequence[Claim]) -> Mapping[str, Push]:
         """The claimed deliveries by id (the kind's `load`)."""
         rows = tx.rows(_LOAD, ids=[claim.id for claim in claims])
         current: dict[str, Receiver] = {}
         missing: set[str] = set()
-        for *_, endpoint_id, version in rows:
+        for *_, in_order, _, endpoint_id, version in rows:
+            if in_order:
+                self.ordered = True
             known = self._known.get(endpoint_id)
             if known is not None and known.version == version:
                 current[endpoint_id] = known
@@ -110,7 +115,8 @@ class Receivers:
                 metadata=row[6],
                 created_at=row[7],
                 traceparent=row[8],
-                receiver=current.get(row[9]),
+                held_for=row[10],
+                receiver=current.get(row[11]),
             )
             for row in rows
         }

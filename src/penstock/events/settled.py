@@ -26,7 +26,8 @@ UPDATE deliveries SET finished_at = {now} WHERE id = :id
 RETURNING event_id, endpoint_id, ordering_key
 """)
 _CANCEL = sql("""
-UPDATE deliveries SET finished_at = {now}, status = 'cancelled' WHERE id = :id RETURNING event_id
+UPDATE deliveries SET finished_at = {now}, status = 'cancelled' WHERE id = :id
+RETURNING event_id, endpoint_id, ordering_key
 """)
 
 _LOCK = sql("SELECT id FROM events WHERE id {in:ids} ORDER BY id {lock}")
@@ -70,17 +71,16 @@ class EventSettled:
 
 def delivery_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
     """A delivery reached ``delivered`` or ``dead`` (the kind's `on_end`)."""
-    if reason == ENDPOINT_DELETED:
-        row = tx.one(_CANCEL, id=claim.id)
-        if row is not None:
-            drop(tx, [row[0]])
-        return
-    row = tx.one(_FINISH, id=claim.id)
+    deleted = reason == ENDPOINT_DELETED
+    row = tx.one(_CANCEL if deleted else _FINISH, id=claim.id)
     if row is None:
         return
     event_id, endpoint_id, key = row
-    dead = status == "dead"
-    _end(tx, event_id, dead=dead, delivery=claim.id, number=claim.attempts + 1)
+    dead = status == "dead" and not deleted
+    if deleted:
+        drop(tx, [event_id])
+    else:
+        _end(tx, event_id, dead=dead, delivery=claim.id, number=claim.attempts + 1)
     if key is not None:
         ordering.leave(tx, endpoint_id, key, claim.id, dead=dead)
 

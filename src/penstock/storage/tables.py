@@ -295,8 +295,8 @@ deliveries = Table(
         "endpoint_id",
         "ordering_key",
         "order_seq",
-        postgresql_where=text("ordering_key IS NOT NULL"),
-        sqlite_where=text("ordering_key IS NOT NULL"),
+        postgresql_where=text("ordering_key IS NOT NULL AND status = 'pending'"),
+        sqlite_where=text("ordering_key IS NOT NULL AND status = 'pending'"),
     ),
     Index(
         "deliveries_replay",

@@ -222,6 +222,7 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
     """
     once = {s.claim: s for s in reversed(settlements)}  # of two for one claim the first counts
     ordered = sorted(once.values(), key=lambda s: s.claim.id)
+    kind.lock(tx, [s.claim for s in ordered])
     statuses = _settle_rows(tx, kind, ordered)
     reports: dict[tuple[str, int], tuple[int, int]] = {}
     pauses: dict[str, float] = {}

@@ -48,7 +48,7 @@ _INDEXES = [
         "deliveries_order",
         "deliveries",
         ["endpoint_id", "ordering_key", "order_seq"],
-        "ordering_key IS NOT NULL",
+        "ordering_key IS NOT NULL AND status = 'pending'",
     ),
     ("deliveries_replay", "deliveries", ["replay_id", "status"], "replay_id IS NOT NULL"),
 ]
