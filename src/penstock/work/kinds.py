@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from penstock.storage import Tx
+from penstock.work import circuit
 from penstock.work.backoff import Backoff, exponential
 from penstock.work.outcomes import Outcome, Retry
 
@@ -72,6 +73,8 @@ class Kind(Generic[T]):
     # Runs in the settling (or sweeping) transaction when a row reached `done` or `dead`,
     # exactly once per transition, after the outcome's own `apply`.
     on_end: Callable[[Tx, Claim, str, str], None] = _nothing
+    # Runs in the transaction in which a circuit of its lanes opened or closed.
+    on_circuit: circuit.OnChange = circuit.unheard
     # Runs first in the settling transaction: for locks that must be had before the rows' own.
     lock: Callable[[Tx, Sequence[Claim]], None] = _no_locks
 
