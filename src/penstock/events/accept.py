@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from penstock.clock import SECOND, from_datetime, to_iso
 from penstock.events import idempotency, ordering, views
-from penstock.events.matching import Catalogue, Subscriber
+from penstock.events.matching import Catalogue, Matcher, Subscriber
 from penstock.events.models import EventIn
 from penstock.events.refusal import Refused
 from penstock.ids import new_id
@@ -53,6 +53,15 @@ _INSERT_FANOUT = sql("""
 INSERT INTO fanouts (id, account, status, lane, due_at)
 VALUES (:id, :account, 'pending', :lane, :due_at)
 """)
+
+
+class EventAvailable:
+    """A note: the account's inbox may have something that it had not."""
+
+    __slots__ = ("account",)
+
+    def __init__(self, account: str) -> None:
+        self.account = account
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +183,36 @@ class Acceptor:
         source_key: str,
     ) -> None:
         """Store an event of another service, once per `source_key` (the `work.emit` port)."""
+        self._emit(
+            tx,
+            account,
+            NewEvent(event_type, compact(payload), source_key=source_key),
+            self.matcher(tx, account).match(event_type),
+        )
+
+    def tell(
+        self,
+        tx: Tx,
+        account: str,
+        event_type: str,
+        payload: Mapping[str, Any],
+        source_key: str,
+        about: str,
+    ) -> None:
+        """Store an event about an endpoint, for those others that ask for its type by name."""
+        event = NewEvent(event_type, compact(payload), source_key=source_key)
+        named = self.matcher(tx, account).named(event_type)
+        self._emit(tx, account, event, [to for to in named if to.id != about])
+
+    def matcher(self, tx: Tx, account: str) -> Matcher:
+        """The account's endpoints as they are in this transaction."""
         look = tx.one(_LOOK, account=account)
         assert look is not None
-        version, now = look[0] or 0, look[1]
-        event = NewEvent(event_type, compact(payload), source_key=source_key)
-        batch = _Batch(account, now, self._expiry)
-        batch.add(tx, event, self._catalogue.matcher(tx, account, version).match(event_type))
+        return self._catalogue.matcher(tx, account, look[0] or 0)
+
+    def _emit(self, tx: Tx, account: str, event: NewEvent, to: Sequence[Subscriber]) -> None:
+        batch = _Batch(account, tx.now(), self._expiry)
+        batch.add(tx, event, to)
         if tx.run(_EMIT_EVENT, **batch.events.pop()):
             batch.write(tx)
 
@@ -316,5 +349,6 @@ class _Batch:
             lane = self.fanouts[0]["lane"]
             lanes.ensure(tx, lane, kind=FANOUT, account=self.account, max_in_flight=4)
             tx.many(_INSERT_FANOUT, self.fanouts)
+        tx.notify(EventAvailable(self.account))
         for (kind, lane), due in self.wakes.items():
             lanes.wake(tx, kind, lane, (due - self.now) / SECOND)

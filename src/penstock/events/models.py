@@ -130,3 +130,38 @@ class RotateIn(BaseModel):
     model_config = _STRICT
 
     overlap_seconds: Annotated[int, Field(ge=0, le=7 * 86400)] = 86400
+
+
+EventIds = Annotated[
+    list[Annotated[Plain, Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=100)
+]
+LeaseId = Annotated[Plain, Field(min_length=1, max_length=100)]
+
+
+class LeaseIn(BaseModel):
+    """How many events to lease and for how long; durations are seconds."""
+
+    model_config = _STRICT
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    lease_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    event_types: Annotated[list[Pattern], Field(max_length=100)] = []
+    wait: Annotated[float, Field(ge=0, le=20)] = 0
+
+
+class AcknowledgeIn(BaseModel):
+    """Events that were handled; with `lease_id`, only if nobody else has leased them since."""
+
+    model_config = _STRICT
+
+    event_ids: EventIds
+    lease_id: LeaseId | None = None
+
+
+class ReleaseIn(BaseModel):
+    """Events that shall be available again; with `lease_id`, only those it still holds."""
+
+    model_config = _STRICT
+
+    event_ids: EventIds
+    lease_id: LeaseId | None = None
