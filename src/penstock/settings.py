@@ -208,6 +208,12 @@ class Settings(BaseSettings):
     delivery_expiry: Duration = _setting(
         432000.0, "How long after acceptance a delivery is given up.", _DURATION, gt=0
     )
+    keep_events: Duration = _setting(
+        2592000.0,
+        "How long events are kept once they are delivered, replayed or failed.",
+        _DURATION + ", at least 1h",
+        ge=3600,
+    )
     job_slots: int = _setting(16, "Jobs running at once in a process.", _COUNT, ge=1)
     lease: Duration = _setting(
         60.0,

@@ -104,6 +104,7 @@ class Pair:
 
     @property
     def cursor(self) -> str:
+        """The place right behind it."""
         return f"{self.event_id}/{self.endpoint_id}"
 
 
@@ -157,7 +158,8 @@ def room(gate: Gate, ours: int) -> int:
     free = min(max(1, gate.cap // 4) - ours, gate.allowance)
     if gate.rate is not None:
         # A full bucket is one that new work does not need just now.
-        whole = gate.due_in is None and gate.tokens >= max(1.0, gate.burst - 1e-6)
+        full = max(1.0, gate.rate / 10) - 1e-6  # endpoints.burst
+        whole = gate.due_in is None and gate.tokens >= full
         free = min(free, max(1, int(gate.tokens / 4))) if whole else 0
     return max(0, free)
 
@@ -244,7 +246,9 @@ class _Planner:
     def _move(self, cursor: str, scan: Scan) -> None:
         event_id, slash, _ = cursor.partition("/")
         self.step.cursor = cursor
-        self.step.looked_at = sum(e < event_id or (e == event_id and not slash) for e in scan.events)
+        self.step.looked_at = sum(
+            e < event_id or (e == event_id and not slash) for e in scan.events
+        )
 
     def _behind(self, endpoint_id: str, lane: str) -> None:
         step = self.step

@@ -58,6 +58,7 @@ UPDATE endpoints SET
   target = coalesce(CAST(:target AS TEXT), target),
   description = coalesce(CAST(:description AS TEXT), description),
   event_types = coalesce(CAST(:event_types AS TEXT), event_types),
+  failing_since_at = CASE WHEN CAST(:target AS TEXT) IS NULL THEN failing_since_at END,
   headers = CASE WHEN :headers_given = 1 THEN CAST(:headers AS TEXT) ELSE headers END,
   timeout = coalesce(CAST(:timeout AS DOUBLE PRECISION), timeout),
   schedule = CASE WHEN :schedule_given = 1 THEN CAST(:schedule AS TEXT) ELSE schedule END,
@@ -74,17 +75,19 @@ WHERE id = :id AND account = :account RETURNING previous_until
 """)
 
 _SWITCH = sql("""
-UPDATE endpoints SET enabled = :enabled, disabled_reason = :reason,
+UPDATE endpoints SET enabled = :enabled, disabled_reason = :reason, failing_since_at = NULL,
   version = {max}(version + 1, {now}), updated_at = {now}
 WHERE id = :id AND account = :account RETURNING lane
 """)
 
-# Only what the refused push had read may be disabled: a target that was corrected meanwhile
-# did not answer 410.
-_GONE = sql("""
-UPDATE endpoints SET enabled = :enabled, disabled_reason = 'gone',
+# Only what the failed push had read may be disabled: a target that was corrected meanwhile
+# did not fail.
+_DISABLE = sql("""
+UPDATE endpoints SET enabled = :enabled, disabled_reason = :reason,
   version = {max}(version + 1, {now}), updated_at = {now}
-WHERE id = :id AND version = :version RETURNING account, lane
+WHERE id = :id AND version = :version
+  AND (CAST(:before AS BIGINT) IS NULL OR failing_since_at <= :before)
+RETURNING account, lane, target, version
 """)
 
 _DELETE = sql("DELETE FROM endpoints WHERE id = :id AND account = :account RETURNING lane")
@@ -217,14 +220,28 @@ def switch(tx: Tx, account: str, endpoint_id: str, *, enabled: bool) -> None:
     lanes.configure(tx, lane, paused=not enabled)
 
 
-def disable_gone(tx: Tx, endpoint_id: str, version: int) -> None:
-    """The endpoint answered 410 at this version: disable it, unless it was changed since."""
-    row = tx.one(_GONE, id=endpoint_id, version=version, enabled=False)
+def disable(
+    tx: Tx, endpoint_id: str, version: int, reason: str, *, failing_before: int | None = None
+) -> tuple[str, str, int] | None:
+    """Disable the endpoint unless it was changed since `version`; its deliveries wait.
+
+    With `failing_before` (µs), only if it has been failing since then. Answers its account, its
+    target and its new version; None = it stays as it is.
+    """
+    row = tx.one(
+        _DISABLE,
+        id=endpoint_id,
+        version=version,
+        enabled=False,
+        reason=reason,
+        before=failing_before,
+    )
     if row is None:
-        return
-    account, lane = row
+        return None
+    account, lane, target, new = row
     _raise_version(tx, account)
     lanes.configure(tx, lane, paused=True)
+    return account, target, new
 
 
 def delete(tx: Tx, account: str, endpoint_id: str) -> str:

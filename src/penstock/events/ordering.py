@@ -89,6 +89,7 @@ _PRUNE = sql("""
 DELETE FROM order_heads WHERE head IS NULL AND (endpoint_id, key) IN
   (SELECT endpoint_id, key FROM order_heads h WHERE h.head IS NULL LIMIT :limit)
 """)
+_UNUSED = sql("SELECT count(*) FROM order_heads WHERE head IS NULL")
 
 
 def enter(tx: Tx, endpoint_id: str, key: str, delivery_id: str) -> tuple[int, bool]:
@@ -145,6 +146,12 @@ def forget(tx: Tx, endpoint_id: str) -> None:
 def prune(tx: Tx, *, limit: int = 1000) -> int:
     """Delete up to `limit` keys behind which nobody waits; answers how many."""
     return tx.run(_PRUNE, limit=limit)
+
+
+def prunable(tx: Tx) -> int:
+    """How many `prune` would delete in all."""
+    ((n,),) = tx.rows(_UNUSED)
+    return int(n)
 
 
 def _call_next(tx: Tx, endpoint_id: str, key: str) -> None:

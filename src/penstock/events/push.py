@@ -17,7 +17,7 @@ A receiver sees the same ``webhook-id`` (the event's id) and the same bytes on e
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 from penstock._version import __version__
 from penstock.clock import SECOND, Clock, from_datetime, to_iso
 from penstock.durations import describe
-from penstock.events import endpoints, ordering, sign
+from penstock.events import autodisable, ordering, replays, sign
 from penstock.events.accept import DELIVERY
 from penstock.events.http import Failure, Response
 from penstock.events.policy import Policy
@@ -42,13 +42,12 @@ from penstock.telemetry import (
     DELIVERY_RETRY,
     DELIVERY_SUCCEEDED,
     DELIVERY_SUCCESS,
-    ENDPOINT_DISABLED,
     log,
     metrics,
 )
 from penstock.work.backoff import jittered, schedule
 from penstock.work.kinds import Claim, Kind, Task
-from penstock.work.outcomes import Dead, Done, Health, Outcome, Postpone, Retry
+from penstock.work.outcomes import Apply, Dead, Done, Health, Outcome, Postpone, Retry
 
 # (url, body, headers, total timeout in seconds): one POST through the guarded pool.
 Send = Callable[[str, bytes, Mapping[str, str], float], Awaitable[Response | Failure]]
@@ -172,7 +171,7 @@ def decide(push: Push, receiver: Receiver, attempt: Attempt) -> Outcome:
     if verdict.means == "delivered":
         return Done(apply=record, health=verdict.health)
     if verdict.means == "gone":
-        return Dead(verdict.reason, partial(_record_gone, push, receiver, attempt), verdict.health)
+        return Dead(verdict.reason, record, verdict.health)
     if verdict.means == "permanent" and not receiver.patient:
         return Dead(verdict.reason, record, verdict.health)
     gap = next_gap(receiver.schedule, push.step, quick=verdict.means == "transient")
@@ -221,11 +220,6 @@ def _record_retry(push: Push, attempt: Attempt, step: int, tx: Tx) -> None:
         tx.notify(EventSettled(push.event_id, row[0]))
 
 
-def _record_gone(push: Push, receiver: Receiver, attempt: Attempt, tx: Tx) -> None:
-    _record(push, attempt, tx)
-    endpoints.disable_gone(tx, receiver.id, receiver.version)
-
-
 def delivery_kind(
     *,
     clock: Clock,
@@ -234,8 +228,12 @@ def delivery_kind(
     policy: Policy,
     slots: int = 256,
     lease: float = 60.0,
+    tell: autodisable.Tell = autodisable.nobody,
 ) -> Kind[Push]:
-    """The kind of work that pushes deliveries; `slots` = pushes at once in this process."""
+    """The kind of work that pushes deliveries; `slots` = pushes at once in this process.
+
+    `tell` is told of endpoints that are disabled and of their circuits.
+    """
     receivers = Receivers(box, policy.schedule)
     expired = f"expired: it could not be delivered within {describe(policy.expiry)}"
 
@@ -258,9 +256,25 @@ def delivery_kind(
         attempt = Attempt(number, started_at, answer, judge(answer, now))
         outcome = decide(push, receiver, attempt)
         _tell(push, number, attempt, outcome, now)
-        return outcome
+        means = attempt.verdict.means
+        if means == "delivered" and push.failing_since is None:
+            return outcome
+        return replace(outcome, apply=partial(watch, outcome.apply, push, receiver, means))
+
+    def watch(apply: Apply | None, push: Push, receiver: Receiver, means: str, tx: Tx) -> None:
+        if apply is not None:
+            apply(tx)
+        if means == "delivered":
+            autodisable.succeeded(tx, receiver.id)
+        elif means == "gone":
+            autodisable.gone(tx, receiver.id, receiver.version, tell)
+        else:
+            since, limit = push.failing_since, policy.disable_after
+            autodisable.failed(tx, receiver.id, receiver.version, since, limit, tell)
 
     def lock(tx: Tx, claims: Sequence[Claim]) -> None:
+        if mine := {receivers.replays[c.id] for c in claims if c.id in receivers.replays}:
+            tx.rows(replays.LOCK, ids=sorted(mine))
         if receivers.ordered:
             ordering.lock(tx, [claim.id for claim in claims])
 
@@ -276,8 +290,10 @@ def delivery_kind(
         timeout=45.0,  # the pool's own timeout, at most 30 s, comes first
         slots=slots,
         # Only for faults of ours, such as a secret that cannot be opened: an answer or a
-        # network error brings its own delay.
-        backoff=schedule(policy.schedule),
+        # network error brings its own delay. It never gives up, expiry does: attempts are
+        # counted over replays, and a delivery that was sent again must not die of earlier ones.
+        backoff=schedule(policy.schedule, for_ever=True),
+        on_circuit=autodisable.on_circuit(tell),
         on_end=delivery_ended,
         lock=lock,
     )
@@ -304,11 +320,3 @@ def _tell(push: Push, number: int, attempt: Attempt | None, outcome: Outcome, no
         case Dead(reason=reason):
             metrics.inc(DELIVERY_FAILURE)
             log(DELIVERY_DEAD, **fields, error=reason)
-            if attempt is not None and attempt.verdict.means == "gone" and push.receiver:
-                receiver = push.receiver
-                log(
-                    ENDPOINT_DISABLED,
-                    endpoint_id=receiver.id,
-                    account=receiver.account,
-                    reason="gone",
-                )

@@ -21,7 +21,8 @@ _KEPT: Final = 10_000  # parsed endpoints
 _LOAD = sql("""
 SELECT d.id, d.expires_at, d.step, e.id, e.event_type, e.payload, e.metadata, e.created_at,
        e.traceparent, CASE WHEN d.ordering_key IS NULL THEN 0 ELSE 1 END,
-       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at - {now} END, p.id, p.version
+       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at - {now} END,
+       d.replay_id, p.failing_since_at, p.id, p.version
 FROM deliveries d JOIN events e ON e.id = d.event_id LEFT JOIN endpoints p ON p.id = d.endpoint_id
 WHERE d.id {in:ids}
 """)
@@ -75,12 +76,13 @@ class Push:
     step: int  # position in the receiver's schedule
     receiver: Receiver | None
     held_for: int | None = None  # µs for which a reader of the inbox had it, at the claim
+    failing_since: int | None = None  # µs; of the receiver, at the claim
 
 
 class Receivers:
     """The parsed endpoints of one process; `schedule` is for those without their own."""
 
-    __slots__ = ("_box", "_known", "_opened", "_schedule", "ordered")
+    __slots__ = ("_box", "_known", "_opened", "_schedule", "ordered", "replays")
 
     def __init__(self, box: SecretBox, schedule: Sequence[float]) -> None:
         self._box = box
@@ -88,15 +90,20 @@ class Receivers:
         self._known: dict[str, Receiver] = {}
         self._opened: dict[str, tuple[int, Opened]] = {}
         self.ordered = False  # whether any delivery with an ordering key was ever loaded
+        self.replays: dict[str, str] = {}  # of deliveries loaded lately, those that belong to one
 
     def load(self, tx: Tx, claims: Sequence[Claim]) -> Mapping[str, Push]:
         """The claimed deliveries by id (the kind's `load`)."""
         rows = tx.rows(_LOAD, ids=[claim.id for claim in claims])
         current: dict[str, Receiver] = {}
         missing: set[str] = set()
-        for *_, in_order, _, endpoint_id, version in rows:
+        if len(self.replays) + len(rows) > _KEPT:
+            self.replays.clear()
+        for delivery_id, *_, in_order, _, replay_id, _, endpoint_id, version in rows:
             if in_order:
                 self.ordered = True
+            if replay_id is not None:
+                self.replays[delivery_id] = replay_id
             known = self._known.get(endpoint_id)
             if known is not None and known.version == version:
                 current[endpoint_id] = known
@@ -116,7 +123,8 @@ class Receivers:
                 created_at=row[7],
                 traceparent=row[8],
                 held_for=row[10],
-                receiver=current.get(row[11]),
+                failing_since=row[12],
+                receiver=current.get(row[13]),
             )
             for row in rows
         }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 from fastapi import APIRouter
 
 from penstock.clock import Clock
+from penstock.events import autodisable
 from penstock.events.accept import Acceptor
 from penstock.events.deps import Deps
 from penstock.events.fanout import fanout_kind
@@ -18,6 +19,7 @@ from penstock.events.guard_ranges import Network
 from penstock.events.http import Failure, Response, outbound_session, post
 from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
+from penstock.events.replays import replay_kind
 from penstock.events.routes import routes
 from penstock.events.settled import Waiters
 from penstock.secretbox import SecretBox
@@ -29,12 +31,13 @@ CONNECT_TIMEOUT = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What the service brings; `waiters.on_notes` is to be subscribed to the database."""
+    """What the service brings."""
 
     kinds: tuple[AnyKind, ...]
     routers: tuple[APIRouter, ...]
     acceptor: Acceptor  # its `emit` is the port by which other services tell
     waiters: Waiters
+    on_notes: Callable[[Sequence[object]], None]  # is to be subscribed to the database
     session: aiohttp.ClientSession
 
     async def close(self) -> None:
@@ -70,13 +73,30 @@ def build(
     acceptor = Acceptor(expiry)
     gatherer = Gatherer(database, acceptor)
     deps = Deps(database, clock, box, guard, acceptor, policy, gatherer)
+
+    def on_notes(notes: Sequence[object]) -> None:
+        deps.waiters.on_notes(notes)
+        autodisable.on_notes(notes)
+
     return Events(
         kinds=(
-            delivery_kind(clock=clock, box=box, send=send, policy=policy, slots=slots, lease=lease),
+            delivery_kind(
+                clock=clock,
+                box=box,
+                send=send,
+                policy=policy,
+                slots=slots,
+                lease=lease,
+                tell=acceptor.tell,
+            ),
             fanout_kind(expiry, lease=lease),
+            replay_kind(
+                database=database, clock=clock, acceptor=acceptor, expiry=expiry, lease=lease
+            ),
         ),
         routers=(routes(deps),),
         acceptor=deps.acceptor,
         waiters=deps.waiters,
+        on_notes=on_notes,
         session=session,
     )

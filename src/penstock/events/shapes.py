@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 DeliveryStatus = Literal["pending", "delivered", "dead", "cancelled"]
-EventStatus = Literal["pending", "delivered", "failed"]
+EventStatus = Literal["pending", "delivered", "failed", "replayed"]
 
 
 class DeliveryBrief(BaseModel):

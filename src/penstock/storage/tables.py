@@ -263,7 +263,7 @@ fanouts = Table(
     metadata,
     Column("id", Text, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
     Column("account", Text, nullable=False),
-    Column("status", Text, nullable=False),  # pending -> done | dead
+    Column("status", Text, nullable=False),  # pending -> done | dead | cancelled
     Column("cursor", Text, nullable=False, server_default=text("''")),
     *work_columns(),
     *work_indexes("fanouts"),
@@ -289,6 +289,7 @@ deliveries = Table(
     Column("ordering_key", Text),
     Column("order_seq", BigInteger),  # the place behind the key; see order_heads
     Column("replay_id", Text),  # the replay that made it pending again, or made it
+    Column("former", Text),  # its status before it was made pending again
     UniqueConstraint("event_id", "endpoint_id"),
     Index(
         "deliveries_order",
@@ -336,7 +337,10 @@ replays = Table(
     # pending -> done | cancelled | dead
     Column("status", Text, nullable=False),
     Column("cursor", Text, nullable=False, server_default=text("''")),  # the last event looked at
+    # JSON: cursors of endpoints that could not keep up with it.
+    Column("behind", Text, nullable=False, server_default=text("'{}'")),
     Column("exhausted", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("estimate", Integer),  # events to look at; NULL = more than are counted
     Column("looked_at", Integer, nullable=False, server_default=text("0")),  # events
     Column("replayed", Integer, nullable=False, server_default=text("0")),  # deliveries
     Column("delivered", Integer, nullable=False, server_default=text("0")),

@@ -38,6 +38,7 @@ def _added() -> dict[str, list[sa.Column[Any]]]:
             sa.Column("ordering_key", sa.Text),
             sa.Column("order_seq", sa.BigInteger),
             sa.Column("replay_id", sa.Text),
+            sa.Column("former", sa.Text),
         ],
     }
 
@@ -82,7 +83,9 @@ def upgrade() -> None:
         sa.Column("filter", sa.Text, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("cursor", sa.Text, nullable=False, server_default=sa.text("''")),
+        sa.Column("behind", sa.Text, nullable=False, server_default=sa.text("'{}'")),
         sa.Column("exhausted", sa.Boolean, nullable=False, server_default=sa.text("FALSE")),
+        sa.Column("estimate", sa.Integer),
         *(
             sa.Column(name, sa.Integer, nullable=False, server_default=sa.text("0"))
             for name in ("looked_at", "replayed", "delivered", "dead")
@@ -99,9 +102,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("replays_pkey")),
     )
     op.create_index("replays_account", "replays", ["account", "id"])
-    for name, table, columns, condition in [*_INDEXES, *_REPLAY_INDEXES]:
+    for name, table, indexed, condition in [*_INDEXES, *_REPLAY_INDEXES]:
         where = sa.text(condition)
-        op.create_index(name, table, columns, postgresql_where=where, sqlite_where=where)
+        op.create_index(name, table, indexed, postgresql_where=where, sqlite_where=where)
 
 
 def downgrade() -> None:
