@@ -18,7 +18,7 @@ class Policy:
     timeout: float = 10.0
     # A delivery that waits behind a closed lane counts no attempt; this is what ends it.
     expiry: float = 5 * 86400.0
-    # An endpoint of which every attempt failed for so long is disabled.
-    disable_after: float = 5 * 86400.0
     max_body: int = 256 * 1024
     max_batch_body: int = 5 * 1024 * 1024
+    # An endpoint of which every attempt failed for so long is disabled.
+    disable_after: float = 5 * 86400.0

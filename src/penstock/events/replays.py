@@ -63,11 +63,11 @@ SELECT r.id, r.status, r.filter, r.looked_at, r.estimate, r.replayed, r.delivere
     AS outstanding,
   r.behind, r.created_at, r.finished_at, r.last_error FROM replays r
 """
-_ONE = sql(f"{_COLUMNS} WHERE r.id = :id AND r.account = :account")  # noqa: S608
+_ONE = sql(f"{_COLUMNS} WHERE r.id = :id AND r.account = :account")
 _PAGE = sql(f"""
 {_COLUMNS} WHERE r.account = :account AND (:before = '' OR r.id < :before)
 ORDER BY r.id DESC LIMIT :limit
-""")  # noqa: S608
+""")
 
 _CANCEL = sql("""
 UPDATE replays SET status = 'cancelled', due_at = NULL, finished_at = {now}
