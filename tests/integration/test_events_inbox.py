@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from penstock.clock import SECOND, ManualClock
-from penstock.events import endpoints, inbox, query, sign
+from penstock.events import endpoints, inbox, query, replay, replays, sign
 from penstock.events.accept import Accepted, Acceptor, EventAvailable, NewEvent
 from penstock.events.inbox import Leased
 from penstock.events.policy import Policy
@@ -535,3 +535,28 @@ async def test_an_event_being_spread_over_many_endpoints(where: Path | str) -> N
             await until(at_rest)
         assert acknowledged
         await check(bench.database, acknowledged)
+
+
+async def test_acknowledging_what_a_replay_sends_again_ends_the_replay(bench: Bench) -> None:
+    await bench.endpoint()
+    (event_id,) = await bench.accept()
+    assert await bench.step() == 1
+    replay_id = await replays.create(bench.database, "default")
+
+    def send(tx: Tx) -> None:
+        ((delivery_id,),) = tx.rows(sql("SELECT id FROM deliveries"))
+        again = replay.send_again(
+            tx, "default", [(event_id, delivery_id)], [], expiry=10**9, replay=replay_id
+        )
+        assert again == (1, 0)
+        tx.run(sql("UPDATE replays SET exhausted = TRUE, due_at = NULL"))
+
+    await bench.database.unit(send)
+    assert (await bench.event(event_id))["status"] == "pending"
+    assert ids(leased := await bench.lease()) == [event_id]
+    assert await bench.ack(event_id, lease=leased.lease_id) == ["acknowledged"]
+    assert (await bench.event(event_id))["status"] == "replayed"
+    (due,) = await bench.database.read(lambda tx: tx.rows(sql("SELECT due_at FROM replays")))
+    assert due[0] is not None  # it looks once more, and finds that it is done
+    assert await bench.step() == 0
+    await bench.check()

@@ -48,6 +48,12 @@ SELECT id FROM deliveries WHERE event_id {in:ids} AND status = 'pending' AND lea
 """)
 _PENDING = sql("SELECT id, event_id FROM deliveries WHERE event_id {in:ids} AND status = 'pending'")
 
+_LOCK_REPLAYS = sql("""
+SELECT id FROM replays WHERE id IN
+  (SELECT replay_id FROM deliveries WHERE event_id {in:ids} AND account = :account
+     AND status = 'pending' AND replay_id IS NOT NULL)
+ORDER BY id {lock}
+""")
 _LOCK_DELIVERIES = sql("""
 SELECT id FROM deliveries WHERE event_id {in:ids} AND account = :account AND status = 'pending'
 ORDER BY id {lock}
@@ -136,6 +142,8 @@ def acknowledge(
     With a `lease_id`, only those that nobody else has leased since.
     """
     ids = sorted(set(event_ids))
+    if tx.dialect == "postgres":  # before heads and deliveries, as replays lock them
+        tx.rows(_LOCK_REPLAYS, ids=ids, account=account)
     heads = ordering.lock_events(tx, account, ids)
     known = _locked(tx, account, ids)
     outcomes: dict[str, AckOutcome] = {}
