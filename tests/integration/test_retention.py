@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support import counters
+from typer.testing import CliRunner
 
-from penstock.clock import ManualClock
+from penstock.cli import app
+from penstock.clock import ManualClock, SystemClock
 from penstock.errors import NotFound
 from penstock.events import endpoints, erase, retention, sign
 from penstock.events.accept import Accepted, Acceptor, NewEvent
@@ -19,9 +22,13 @@ from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
 from penstock.events.replays import create
 from penstock.jobs import store
+from penstock.runtime import erase as erase_account
+from penstock.runtime import prune
 from penstock.secretbox import SecretBox
+from penstock.settings import load_settings
 from penstock.storage import Database, Tx, sql
 from penstock.storage import retention as deleting
+from penstock.storage.sqlite import SqliteDatabase
 from penstock.storage.tables import metadata
 from penstock.work import circuit, lanes, ledger
 from penstock.work.kinds import Task
@@ -407,3 +414,48 @@ async def test_every_table_of_accounts_is_erased() -> None:
     indirect = {"order_heads", "circuit_log", "accounts"}
     nobodys = {"leaders", "crons"}
     assert set(metadata.tables) - known - indirect - nobodys == set()
+
+
+async def test_the_commands_work_beside_a_server_that_runs(sqlite_path: Path) -> None:
+    clock = SystemClock()
+    server = SqliteDatabase(sqlite_path, clock)
+    await server.open()
+    try:
+        acceptor = Acceptor(5 * DAY)
+        new = [NewEvent("a", "{}", key="k")]
+        await server.unit(lambda tx: acceptor.accept(tx, "shop", new))
+        settings = load_settings(data_dir=sqlite_path.parent)
+        counted = await prune(settings, dry_run=True)
+        assert counted == await prune(settings, dry_run=False)
+        assert {"events", "jobs", "circuit transitions"} < set(counted)
+        assert set(counted.values()) == {0}
+        found = await erase_account(settings, "shop", dry_run=True)
+        assert found == {"events": 1, "idempotency_keys": 1}
+        assert await erase_account(settings, "shop", dry_run=False) == found
+        assert await server.read(lambda tx: tx.rows(EVENTS)) == []
+    finally:
+        await server.close()
+
+
+def test_erasing_wants_to_be_told_twice(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", str(sqlite_path.parent))
+    run = CliRunner().invoke
+    assert run(app, ["erase", "--account", "shop"]).exit_code == 0  # there is nothing
+    database = SqliteDatabase(sqlite_path, SystemClock())
+
+    async def fill() -> None:
+        await database.open()
+        await database.unit(lambda tx: tx.run(KEY, id="key_1", account="shop"))
+        await database.close()
+
+    asyncio.run(fill())
+    refused = run(app, ["erase", "--account", "shop"])
+    assert refused.exit_code == 2
+    assert "api_keys" in refused.stdout
+    done = run(app, ["erase", "--account", "shop", "--yes", "--json"])
+    assert (done.exit_code, json.loads(done.stdout)) == (
+        0,
+        {"account": "shop", "erased": {"api_keys": 1}},
+    )
+    pruned = run(app, ["prune", "--dry-run", "--json"])
+    assert json.loads(pruned.stdout)["dry_run"] is True
