@@ -26,8 +26,9 @@ from penstock.clock import Clock, SystemClock
 from penstock.errors import SettingsError, StorageError
 from penstock.secretbox import SecretBox
 from penstock.settings import Network, Settings, load_secret_keys
-from penstock.storage import Database, Tx
+from penstock.storage import Database, retention
 from penstock.storage.lock import lock_of
+from penstock.storage.retention import BATCH, Rule, batches
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.telemetry import (
     CIRCUIT_CLOSED,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 GAUGES_EVERY = 15.0  # seconds
 CRON_EVERY = 1.0  # seconds
-PRUNE_EVERY = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Service:
     kinds: tuple[AnyKind, ...] = ()
     routers: tuple[APIRouter, ...] = ()
     periodic: tuple[Periodic, ...] = ()
+    retention: tuple[Rule, ...] = ()
     on_notes: Callable[[Sequence[object]], None] | None = None
     stopping: Callable[[], None] | None = None  # end what waits: long polls
 
@@ -105,11 +106,12 @@ def _upgrade(
 
 
 def check_migrated(settings: Settings) -> None:
-    """SettingsError unless the PostgreSQL database has the tables of this version. Blocks."""
+    """SettingsError unless the database has the tables of this version. Blocks."""
     from penstock.storage import migrate as schema
 
-    assert settings.database_url is not None
-    found, head = schema.current(settings.database_url.get_secret_value()), schema.head()
+    url = settings.database_url
+    target = settings.sqlite_path if url is None else url.get_secret_value()
+    found, head = schema.current(target), schema.head()
     if found != head:
         raise SettingsError(
             f"the database is at schema {found or 'none'}, this version needs {head}:"
@@ -300,6 +302,7 @@ async def open_runtime(
             sweeper(database, waker, kinds, every=settings.sweep_interval, held=worker.held),
             gauges(database, kinds, every=GAUGES_EVERY),
             *(task for service in services for task in service.periodic),
+            *(_pruning(database, rule) for rule in _retention(services)),
         ]
         for callback in [waker.on_notes, _log_circuits, *_listeners(services)]:
             database.subscribe(callback)
@@ -343,28 +346,36 @@ def _jobs(
 
     return Service(
         kinds=(jobs.job_kind(runner, lease=settings.lease),),
-        periodic=(
-            *([Periodic("cron", CRON_EVERY, tick)] if app.crons else []),
-            _pruning("jobs", database, jobs.prune),
+        periodic=(*([Periodic("cron", CRON_EVERY, tick)] if app.crons else []),),
+        retention=(
+            Rule(
+                "jobs",
+                batches(lambda tx: jobs.prune(tx, limit=BATCH)),
+                jobs.prunable,
+                every=3600.0,
+            ),
         ),
     )
 
 
-def _pruning(name: str, database: Database, prune: Callable[[Tx], int]) -> Periodic:
-    """Deletes what is past its time, a thousand rows or so in a transaction."""
+def _retention(services: Sequence[Service]) -> list[Rule]:
+    transitions = Rule("circuit transitions", batches(circuit.prune), circuit.prunable)
+    return [*(rule for service in services for rule in service.retention), transitions]
 
+
+def _pruning(database: Database, rule: Rule) -> Periodic:
     async def run() -> None:
-        while await database.unit(prune):
-            pass  # one unit at a time: others write in between
+        await retention.apply(database, rule)
 
-    return Periodic(f"prune {name}", PRUNE_EVERY, run)
+    return Periodic(f"prune {rule.name}", rule.every, run)
 
 
 def _events(
     settings: Settings, clock: Clock, database: Database, stack: contextlib.AsyncExitStack
 ) -> Service:
-    from penstock.events import idempotency, service
+    from penstock.events import service
     from penstock.events.destinations.registry import Outlets
+    from penstock.events.retention import rules
 
     made = service.build(
         database=database,
@@ -392,17 +403,40 @@ def _events(
     return Service(
         kinds=made.kinds,
         routers=made.routers,
-        periodic=(_pruning("idempotency keys", database, idempotency.prune),),
-        on_notes=made.waiters.on_notes,
+        retention=rules(settings.keep_events),
+        on_notes=made.on_notes,
         stopping=made.waiters.close,
     )
+
+
+async def prune(settings: Settings, *, dry_run: bool) -> dict[str, int]:
+    """Delete what is past its time, or count it; answers how many, by rule."""
+    await asyncio.to_thread(check_migrated, settings)
+    async with open_services(settings) as (database, services, _):
+        rules = _retention(services)
+        if dry_run:
+            return {rule.name: await database.read(rule.count) for rule in rules}
+        return {rule.name: await retention.apply(database, rule) for rule in rules}
+
+
+async def erase(settings: Settings, account: str, *, dry_run: bool) -> dict[str, int]:
+    """Delete every row of an account, or count them; answers how many, by table."""
+    await asyncio.to_thread(check_migrated, settings)
+    database = make_database(settings, SystemClock(), owner=False)
+    await database.open()
+    try:
+        if dry_run:
+            return await database.read(lambda tx: retention.count(tx, account))
+        return await retention.erase(database, account)
+    finally:
+        await database.close()
 
 
 @contextlib.asynccontextmanager
 async def open_services(
     settings: Settings, *, app: Penstock | None = None
 ) -> AsyncIterator[tuple[Database, list[Service], Clock]]:
-    """The services beside an owner that runs: for a child that handles one row."""
+    """The services beside an owner that may run: for a child that handles one row."""
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         database = make_database(settings, clock, owner=False)

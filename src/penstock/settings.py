@@ -266,6 +266,12 @@ class Settings(BaseSettings):
     aws_endpoint_url: HttpUrl | None = _setting(
         None, "A server that stands in for AWS, for tests and development.", _URL
     )
+    keep_events: Duration = _setting(
+        2592000.0,
+        "How long events are kept once they are delivered, replayed or failed.",
+        _DURATION + ", at least 1h",
+        ge=3600,
+    )
     job_slots: int = _setting(16, "Jobs running at once in a process.", _COUNT, ge=1)
     lease: Duration = _setting(
         60.0,

@@ -301,6 +301,15 @@ JOB_DURATION: Final = Metric(
 EVENTS_ACCEPTED: Final = Metric(
     "penstock_events_accepted_total", "counter", "events", "Events stored durably."
 )
+INBOX_LEASED: Final = Metric(
+    "penstock_inbox_leased_total", "counter", "events", "Events leased to readers of the inbox."
+)
+INBOX_ACKNOWLEDGED: Final = Metric(
+    "penstock_inbox_acknowledged_total",
+    "counter",
+    "events",
+    "Events that readers of the inbox acknowledged.",
+)
 DELIVERY_SUCCESS: Final = Metric(
     "penstock_delivery_success_total",
     "counter",

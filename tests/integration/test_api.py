@@ -40,7 +40,10 @@ pytestmark = pytest.mark.anyio
 OPEN = {"/", "/health/live", "/health/ready", "/version", "/metrics", "/problems/{code}"}
 
 # Routes that look at the body before they look the thing up: a body that is in order.
-BODIES = {("PATCH", "/v1/endpoints/{endpoint_id}"): {"description": "mine now"}}
+BODIES = {
+    ("PATCH", "/v1/endpoints/{endpoint_id}"): {"description": "mine now"},
+    ("POST", "/v1/endpoints/{endpoint_id}/recover"): {"since": "2026-01-01T00:00:00Z"},
+}
 
 
 class Echo(BaseModel):
@@ -108,10 +111,13 @@ async def owned(app: FastAPI, database: Database) -> dict[str, str]:
             endpoint = await answer.json()
         async with session.post("/v1/events", json={"event_type": "a", "payload": {}}) as answer:
             event = await answer.json()
+        async with session.post("/v1/replays", json={}) as answer:
+            replay = await answer.json()
     return {
         "key_id": key.id,
         "endpoint_id": endpoint["endpoint_id"],
         "event_id": event["event_id"],
+        "replay_id": replay["replay_id"],
     }
 
 

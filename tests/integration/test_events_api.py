@@ -448,3 +448,75 @@ async def test_a_server_that_stops_keeps_what_it_accepted(
     async with serving(sqlite_path) as api:
         await api.until(f"/v1/events/{event['event_id']}", lambda e: e["status"] == "delivered")
     assert len(hook.got) == 1
+
+
+async def test_an_event_is_replayed_and_deleted(api: Api, hook: Receiver) -> None:
+    endpoint = await api.endpoint(hook.url, event_types=["order.*"])
+    _, event, _ = await api("POST", "/v1/events", EVENT, Prefer="wait=10")
+    path = f"/v1/events/{event['event_id']}"
+    status, again, _ = await api("POST", f"{path}/replay")
+    assert (status, again["status"], again["replayed"], again["left_pending"]) == (
+        202,
+        "pending",
+        1,
+        0,
+    )
+    shown = await api.until(path, lambda e: e["status"] == "replayed")
+    assert (shown["delivery_attempts"], len(hook.got)) == (2, 2)
+    assert hook.got[0][1] == hook.got[1][1]
+    _, listed, _ = await api("GET", "/v1/events?status=replayed")
+    assert [e["event_id"] for e in listed["items"]] == [event["event_id"]]
+    other = await api.endpoint(hook.url)
+    only = {"endpoint_ids": [other["endpoint_id"]], "include_missing": True}
+    _, again, _ = await api("POST", f"{path}/replay", only)
+    assert (again["replayed"], again["added"]) == (0, 1)
+    wrong = {"endpoint_ids": [endpoint["endpoint_id"], "end_x"]}
+    status, problem, _ = await api("POST", f"{path}/replay", wrong)
+    assert (status, problem["errors"][0]["pointer"]) == (422, "/endpoint_ids/1")
+    assert (await api("POST", "/v1/events/evt_x/replay"))[0] == 404
+    assert (await api("DELETE", path))[0] == 204
+    assert (await api("DELETE", path))[0] == 404
+    assert (await api("GET", path))[0] == 404
+
+
+async def test_a_replay_of_many_is_followed_and_cancelled(api: Api, hook: Receiver) -> None:
+    await api.endpoint(hook.url)
+    _, batch, _ = await api("POST", "/v1/events/batch", {"events": [EVENT] * 100})
+    last = batch["results"][-1]["event"]["event_id"]
+    await api.until(f"/v1/events/{last}", lambda e: e["status"] == "delivered")
+    await api.until("/v1/events?status=pending", lambda found: found["items"] == [])
+    status, made, _ = await api("POST", "/v1/replays", {"event_types": ["order.*"]})
+    assert (status, made["status"], made["estimate"]) == (202, "pending", 100)
+    path = f"/v1/replays/{made['replay_id']}"
+    done = await api.until(path, lambda r: r["status"] == "done")
+    assert (done["replayed"], done["delivered"], done["outstanding"]) == (100, 100, 0)
+    assert len(hook.got) == 200
+    _, second, _ = await api("POST", "/v1/replays", {})
+    path = f"/v1/replays/{second['replay_id']}"
+    status, found, _ = await api("POST", f"{path}/cancel")
+    assert (status, found["status"]) == (202, "cancelled")
+    await api.until(path, lambda r: r["outstanding"] == 0)
+    _, listed, _ = await api("GET", "/v1/replays?limit=1")
+    assert [r["replay_id"] for r in listed["items"]] == [second["replay_id"]]
+    _, rest, _ = await api("GET", f"/v1/replays?cursor={listed['next_cursor']}")
+    assert [r["replay_id"] for r in rest["items"]] == [made["replay_id"]]
+    assert (await api("GET", "/v1/replays/rpl_x"))[0] == 404
+    assert (await api("POST", "/v1/replays/rpl_x/cancel"))[0] == 404
+    span = {"since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}
+    status, problem, _ = await api("POST", "/v1/replays", span)
+    assert (status, problem["errors"][0]["pointer"]) == (422, "/until")
+
+
+async def test_an_endpoint_recovers_what_it_missed(api: Api, hook: Receiver) -> None:
+    _, missed, _ = await api("POST", "/v1/events", EVENT)
+    made = await api.endpoint(hook.url)
+    path = f"/v1/endpoints/{made['endpoint_id']}/recover"
+    assert (await api("POST", path, {}))[0] == 422
+    status, replay, _ = await api("POST", path, {"since": missed["created_at"]})
+    assert (status, replay["filter"]["endpoint_id"]) == (202, made["endpoint_id"])
+    await api.until(f"/v1/replays/{replay['replay_id']}", lambda r: r["status"] == "done")
+    ((headers, _),) = hook.got
+    assert headers["webhook-id"] == missed["event_id"]
+    assert (await api("POST", "/v1/endpoints/end_x/recover", {"since": missed["created_at"]}))[
+        0
+    ] == 404

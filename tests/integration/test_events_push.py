@@ -12,8 +12,6 @@ import pytest
 from penstock.clock import SECOND, ManualClock
 from penstock.events import endpoints, query, sign
 from penstock.events.accept import Accepted, Acceptor, NewEvent
-from penstock.events.destinations.webhook import Webhook
-from penstock.events.guard import Guard
 from penstock.events.http import Failure, Response
 from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
@@ -23,6 +21,7 @@ from penstock.storage import Database, Tx, sql
 from penstock.work import ledger
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.settlement import decide
+from support.destinations import webhook
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +58,7 @@ class Bench:
         self.kind: Kind[Any] = delivery_kind(
             clock=self.clock,
             box=BOX,
-            destinations={"webhook": Webhook(Guard(), self._send, self.clock)},
+            destinations=webhook(self._send, self.clock),
             policy=Policy(),
         )
 

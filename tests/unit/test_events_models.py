@@ -48,7 +48,11 @@ def test_event_types(name: str) -> None:
         {"deliver_at": "1767225600"},
         {"deliver_at": "2026-01-01"},
         {"deliver_at": "2026-01-01T00:00:00"},
-        {"ordering_key": "k"},
+        {"ordering_key": ""},
+        {"ordering_key": "k" * 256},
+        {"ordering_key": "é"},
+        {"ordering_key": "k\n"},
+        {"ordering_key": 1},
         {"user_id": "u"},
     ],
 )

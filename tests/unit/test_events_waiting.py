@@ -11,8 +11,9 @@ import pytest
 
 from penstock.clock import SECOND, from_iso
 from penstock.events import views
+from penstock.events.accept import EventAvailable
 from penstock.events.query import excerpt
-from penstock.events.settled import EventSettled, Waiters
+from penstock.events.settled import EventSettled, Waiters, inbox_of
 from penstock.events.why import Waiting, why
 from penstock.work.lanes import Gate
 
@@ -31,6 +32,12 @@ OPEN = Gate("l", False, -1.0, "closed", 0, None, 1e9, 0, 32, -1.0)
          "endpoint_disabled", "(gone)"),
         ({"due_at": NOW + 60 * SECOND}, {}, "not_due", "00:01:00"),
         ({"due_at": NOW + 60 * SECOND, "attempts": 3}, {}, "retry_later", "Attempt 3"),
+        ({"due_at": NOW + 60 * SECOND, "attempts": 3, "inbox_until": NOW + 60 * SECOND}, {},
+         "inbox_leased", "00:01:00"),
+        ({"inbox_until": NOW}, {}, "due", "due now"),
+        ({"lease_until": NOW + SECOND, "inbox_until": NOW + SECOND}, {}, "leased", "00:00:01"),
+        ({"due_at": None, "behind": "dlv_1"}, {}, "behind", "behind dlv_1"),
+        ({"due_at": None, "behind": "dlv_1", "halted": True}, {}, "behind_dead", "on_dead"),
         ({}, {"paused": True}, "lane_paused", "paused"),
         ({}, {"opens_in": 30.0}, "receiver_asked_to_wait", "00:00:30"),
         ({}, {"opens_in": 30.0, "circuit": "open"}, "circuit_open", "00:00:30"),
@@ -110,3 +117,36 @@ async def test_a_wait_ends_with_its_time_and_with_the_process() -> None:
     waiters.close()
     await asyncio.wait_for(waiting, 1)
     await asyncio.wait_for(waiters.wait("evt_2", 30, settled), 1)
+
+
+@pytest.mark.anyio
+async def test_readers_of_an_inbox_hear_of_their_own_account() -> None:
+    waiters, asked = Waiters(poll=30), 0
+
+    async def over() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 2
+
+    waiting = asyncio.create_task(waiters.wait(inbox_of("mine"), 30, over))
+    await asyncio.sleep(0.01)
+    waiters.on_notes([EventAvailable("other"), EventSettled("mine", "pending")])
+    await asyncio.sleep(0.01)
+    assert asked == 1
+    waiters.on_notes([EventAvailable("mine")])
+    await asyncio.wait_for(waiting, 1)
+    assert waiters._waiting == {}
+
+
+@pytest.mark.anyio
+async def test_what_is_being_taken_is_not_cut_short_by_the_time() -> None:
+    taken = False
+
+    async def over() -> bool:
+        nonlocal taken
+        await asyncio.sleep(0.1)
+        taken = True
+        return True
+
+    await Waiters(poll=30).wait(inbox_of("mine"), 0.02, over)
+    assert taken

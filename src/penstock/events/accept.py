@@ -15,8 +15,8 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from penstock.clock import SECOND, from_datetime, to_iso
-from penstock.events import idempotency, views
-from penstock.events.matching import Catalogue, Subscriber
+from penstock.events import idempotency, ordering, views
+from penstock.events.matching import Catalogue, Matcher, Subscriber
 from penstock.events.models import EventIn
 from penstock.events.refusal import Refused
 from penstock.ids import new_id
@@ -37,24 +37,33 @@ _LOOK = sql("SELECT (SELECT endpoints_version FROM accounts WHERE id = :account)
 
 _EVENT = """
 INSERT INTO events (id, account, event_type, payload, metadata, status, created_at, deliver_at,
-                    open_deliveries, source_key, traceparent)
+                    open_deliveries, source_key, traceparent, ordering_key)
 VALUES (:id, :account, :event_type, :payload, :metadata, 'pending', :created_at, :deliver_at,
-        :open_deliveries, :source_key, :traceparent)
+        :open_deliveries, :source_key, :traceparent, :ordering_key)
 """
 _INSERT_EVENT = sql(_EVENT)
 _EMIT_EVENT = sql(_EVENT + "ON CONFLICT (account, source_key) DO NOTHING")
 
 INSERT_DELIVERY = sql("""
 INSERT INTO deliveries (id, account, event_id, endpoint_id, status, created_at, expires_at,
-                        lane, due_at)
+                        lane, due_at, ordering_key, order_seq)
 VALUES (:id, :account, :event_id, :endpoint_id, 'pending', :created_at, :expires_at,
-        :lane, :due_at)
+        :lane, :due_at, :ordering_key, :order_seq)
 """)
 
 _INSERT_FANOUT = sql("""
 INSERT INTO fanouts (id, account, status, lane, due_at)
 VALUES (:id, :account, 'pending', :lane, :due_at)
 """)
+
+
+class EventAvailable:
+    """A note: the account's inbox may have something that it had not."""
+
+    __slots__ = ("account",)
+
+    def __init__(self, account: str) -> None:
+        self.account = account
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class NewEvent:
     deliver_at: int | None = None  # µs; None = now
     key: str | None = None
     fingerprint: str = ""
+    ordering_key: str | None = None
     source_key: str | None = None
     traceparent: str | None = None
 
@@ -118,6 +128,8 @@ def new_event(
             request["metadata"] = event.metadata
         if deliver_at is not None:
             request["deliver_at"] = to_iso(deliver_at)
+        if event.ordering_key is not None:
+            request["ordering_key"] = event.ordering_key
         print_ = idempotency.fingerprint(request)
     return NewEvent(
         event_type=event.event_type,
@@ -126,6 +138,7 @@ def new_event(
         deliver_at=deliver_at if deliver_at is not None and deliver_at > now else None,
         key=key,
         fingerprint=print_,
+        ordering_key=event.ordering_key,
         traceparent=traceparent,
     )
 
@@ -172,12 +185,36 @@ class Acceptor:
         source_key: str,
     ) -> None:
         """Store an event of another service, once per `source_key` (the `work.emit` port)."""
+        self._emit(
+            tx,
+            account,
+            NewEvent(event_type, compact(payload), source_key=source_key),
+            self.matcher(tx, account).match(event_type),
+        )
+
+    def tell(
+        self,
+        tx: Tx,
+        account: str,
+        event_type: str,
+        payload: Mapping[str, Any],
+        source_key: str,
+        about: str,
+    ) -> None:
+        """Store an event about an endpoint, for those others that ask for its type by name."""
+        event = NewEvent(event_type, compact(payload), source_key=source_key)
+        named = self.matcher(tx, account).named(event_type)
+        self._emit(tx, account, event, [to for to in named if to.id != about])
+
+    def matcher(self, tx: Tx, account: str) -> Matcher:
+        """The account's endpoints as they are in this transaction."""
         look = tx.one(_LOOK, account=account)
         assert look is not None
-        version, now = look[0] or 0, look[1]
-        event = NewEvent(event_type, compact(payload), source_key=source_key)
-        batch = _Batch(account, now, self._expiry)
-        batch.add(tx, event, self._catalogue.matcher(tx, account, version).match(event_type))
+        return self._catalogue.matcher(tx, account, look[0] or 0)
+
+    def _emit(self, tx: Tx, account: str, event: NewEvent, to: Sequence[Subscriber]) -> None:
+        batch = _Batch(account, tx.now(), self._expiry)
+        batch.add(tx, event, to)
         if tx.run(_EMIT_EVENT, **batch.events.pop()):
             batch.write(tx)
 
@@ -201,7 +238,9 @@ class _Batch:
         """Take the event's key, if it has one, and gather its rows."""
         now, event_id = self.now, new_id("evt")
         due = now if event.deliver_at is None else max(now, event.deliver_at)
-        spread = len(subscribers) > FANOUT_ABOVE
+        # Ordered deliveries take their places in the transaction that accepts their event, to
+        # however many endpoints: spread later, they might overtake one another.
+        spread = len(subscribers) > FANOUT_ABOVE and event.ordering_key is None
         rows = [] if spread else self._deliveries(event_id, due, subscribers)
         # While an event is being spread, the spreading itself is its one open delivery: it
         # cannot become final before the last endpoint has been given its row.
@@ -220,7 +259,17 @@ class _Batch:
                 None,
                 0,
                 text,
-                [views.delivery(row["id"], row["endpoint_id"], "pending", 0, due) for row in rows],
+                [
+                    # Of an ordered delivery's turn nothing is known before it has its place.
+                    views.delivery(
+                        row["id"],
+                        row["endpoint_id"],
+                        "pending",
+                        0,
+                        due if event.ordering_key is None else None,
+                    )
+                    for row in rows
+                ],
             )
         ).decode()
         if event.key is not None:
@@ -243,6 +292,7 @@ class _Batch:
                 "open_deliveries": open_deliveries,
                 "source_key": event.source_key,
                 "traceparent": event.traceparent,
+                "ordering_key": event.ordering_key,
             }
         )
         if spread:
@@ -253,8 +303,7 @@ class _Batch:
             self.wakes[FANOUT, lane] = now
         self.deliveries += rows
         for row in rows:
-            place = (DELIVERY, row["lane"])
-            self.wakes[place] = min(due, self.wakes.get(place, due))
+            row["ordering_key"] = event.ordering_key
         return Accepted(event_id, answer)
 
     def _deliveries(
@@ -270,12 +319,26 @@ class _Batch:
                 "expires_at": due + self.expiry,
                 "lane": subscriber.lane,
                 "due_at": due,
+                "ordering_key": None,
+                "order_seq": None,
             }
             for subscriber in subscribers
         ]
 
     def write(self, tx: Tx) -> None:
         """Insert what was gathered and wake the lanes it waits in."""
+        ordered = [row for row in self.deliveries if row["ordering_key"] is not None]
+        # Heads are locked in the same order by everybody; of one key, the events' order stays.
+        for row in sorted(ordered, key=lambda row: (row["endpoint_id"], row["ordering_key"])):
+            place, turn = ordering.enter(tx, row["endpoint_id"], row["ordering_key"], row["id"])
+            row["order_seq"] = place
+            if not turn:
+                row["due_at"] = None
+        for row in self.deliveries:
+            due = row["due_at"]
+            if due is not None:
+                wake = (DELIVERY, row["lane"])
+                self.wakes[wake] = min(due, self.wakes.get(wake, due))
         for statement, rows in (
             (_INSERT_EVENT, self.events),
             (INSERT_DELIVERY, self.deliveries),
@@ -288,5 +351,6 @@ class _Batch:
             lane = self.fanouts[0]["lane"]
             lanes.ensure(tx, lane, kind=FANOUT, account=self.account, max_in_flight=4)
             tx.many(_INSERT_FANOUT, self.fanouts)
+        tx.notify(EventAvailable(self.account))
         for (kind, lane), due in self.wakes.items():
             lanes.wake(tx, kind, lane, (due - self.now) / SECOND)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from penstock.clock import SECOND
 from penstock.errors import NotFound
-from penstock.events import settled, sign
+from penstock.events import ordering, settled, sign
 from penstock.events.accept import DELIVERY
 from penstock.events.matching import Subscriber
 from penstock.events.views import iso
@@ -36,16 +36,16 @@ SET endpoints_version = {max}(accounts.endpoints_version + 1, excluded.endpoints
 
 _INSERT = sql("""
 INSERT INTO endpoints (id, account, kind, target, description, event_types, headers, timeout,
-                       schedule, on_permanent, secret, enabled, lane, version, created_at,
+                       schedule, on_permanent, on_dead, secret, enabled, lane, version, created_at,
                        updated_at)
 VALUES (:id, :account, :kind, :target, :description, :event_types, :headers, :timeout,
-        :schedule, :on_permanent, :secret, :enabled, :lane, {now}, {now}, {now})
+        :schedule, :on_permanent, :on_dead, :secret, :enabled, :lane, {now}, {now}, {now})
 """)
 
 _COLUMNS = """
 e.id, e.kind, e.target, e.description, e.event_types, e.headers, e.timeout, e.schedule,
-e.on_permanent, e.previous_until, e.enabled, e.disabled_reason, e.created_at, e.updated_at,
-l.rate, l.max_in_flight
+e.on_permanent, e.on_dead, e.previous_until, e.enabled, e.disabled_reason, e.created_at,
+e.updated_at, l.rate, l.max_in_flight
 FROM endpoints e LEFT JOIN lanes l ON l.id = e.lane
 """
 _ONE = sql(f"SELECT {_COLUMNS} WHERE e.id = :id AND e.account = :account")
@@ -58,10 +58,12 @@ UPDATE endpoints SET
   target = coalesce(CAST(:target AS TEXT), target),
   description = coalesce(CAST(:description AS TEXT), description),
   event_types = coalesce(CAST(:event_types AS TEXT), event_types),
+  failing_since_at = CASE WHEN CAST(:target AS TEXT) IS NULL THEN failing_since_at END,
   headers = CASE WHEN :headers_given = 1 THEN CAST(:headers AS TEXT) ELSE headers END,
   timeout = coalesce(CAST(:timeout AS DOUBLE PRECISION), timeout),
   schedule = CASE WHEN :schedule_given = 1 THEN CAST(:schedule AS TEXT) ELSE schedule END,
   on_permanent = coalesce(CAST(:on_permanent AS TEXT), on_permanent),
+  on_dead = coalesce(CAST(:on_dead AS TEXT), on_dead),
   version = {max}(version + 1, {now}), updated_at = {now}
 WHERE id = :id AND account = :account RETURNING lane
 """)
@@ -73,17 +75,19 @@ WHERE id = :id AND account = :account RETURNING previous_until
 """)
 
 _SWITCH = sql("""
-UPDATE endpoints SET enabled = :enabled, disabled_reason = :reason,
+UPDATE endpoints SET enabled = :enabled, disabled_reason = :reason, failing_since_at = NULL,
   version = {max}(version + 1, {now}), updated_at = {now}
 WHERE id = :id AND account = :account RETURNING lane
 """)
 
-# Only what the refused push had read may be disabled: a target that was corrected meanwhile
-# did not answer 410.
-_GONE = sql("""
-UPDATE endpoints SET enabled = :enabled, disabled_reason = 'gone',
+# Only what the failed push had read may be disabled: a target that was corrected meanwhile
+# did not fail.
+_DISABLE = sql("""
+UPDATE endpoints SET enabled = :enabled, disabled_reason = :reason,
   version = {max}(version + 1, {now}), updated_at = {now}
-WHERE id = :id AND version = :version RETURNING account, lane
+WHERE id = :id AND version = :version
+  AND (CAST(:before AS BIGINT) IS NULL OR failing_since_at <= :before)
+RETURNING account, lane, target, version
 """)
 
 _DELETE = sql("DELETE FROM endpoints WHERE id = :id AND account = :account RETURNING lane")
@@ -94,7 +98,7 @@ UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = {now},
 WHERE id IN (SELECT id FROM deliveries WHERE lane = :lane AND due_at IS NOT NULL
              AND lease_until IS NULL AND status = 'pending' ORDER BY due_at LIMIT :limit)
   AND lease_until IS NULL AND status = 'pending'
-RETURNING event_id
+RETURNING id, event_id, endpoint_id, ordering_key
 """)
 
 _LANE = sql("SELECT lane FROM endpoints WHERE id = :id AND account = :account")
@@ -111,6 +115,7 @@ def create(
     timeout: float,
     schedule: Sequence[float] | None,
     on_permanent: str,
+    on_dead: str = "continue",
     rate_limit: float | None,
     max_in_flight: int,
     headers: str | None,
@@ -131,6 +136,7 @@ def create(
         timeout=timeout,
         schedule=None if schedule is None else json.dumps(list(schedule)),
         on_permanent=on_permanent,
+        on_dead=on_dead,
         secret=secret,
         enabled=True,
         lane=lane,
@@ -171,6 +177,7 @@ def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -
         schedule_given=int("schedule" in changes),
         schedule=None if schedule is None else json.dumps(schedule),
         on_permanent=changes.get("on_permanent"),
+        on_dead=changes.get("on_dead"),
     )
     lane = _found(row)
     _raise_version(tx, account)
@@ -182,6 +189,8 @@ def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -
         pace["max_in_flight"] = changes["max_in_flight"]
     if pace:
         lanes.configure(tx, lane, **pace)
+    if changes.get("on_dead") == "continue":
+        ordering.resume(tx, endpoint_id)
 
 
 def rotate(tx: Tx, account: str, endpoint_id: str, secret: str, overlap: float) -> int:
@@ -211,14 +220,28 @@ def switch(tx: Tx, account: str, endpoint_id: str, *, enabled: bool) -> None:
     lanes.configure(tx, lane, paused=not enabled)
 
 
-def disable_gone(tx: Tx, endpoint_id: str, version: int) -> None:
-    """The endpoint answered 410 at this version: disable it, unless it was changed since."""
-    row = tx.one(_GONE, id=endpoint_id, version=version, enabled=False)
+def disable(
+    tx: Tx, endpoint_id: str, version: int, reason: str, *, failing_before: int | None = None
+) -> tuple[str, str, int] | None:
+    """Disable the endpoint unless it was changed since `version`; its deliveries wait.
+
+    With `failing_before` (µs), only if it has been failing since then. Answers its account, its
+    target and its new version; None = it stays as it is.
+    """
+    row = tx.one(
+        _DISABLE,
+        id=endpoint_id,
+        version=version,
+        enabled=False,
+        reason=reason,
+        before=failing_before,
+    )
     if row is None:
-        return
-    account, lane = row
+        return None
+    account, lane, target, new = row
     _raise_version(tx, account)
     lanes.configure(tx, lane, paused=True)
+    return account, target, new
 
 
 def delete(tx: Tx, account: str, endpoint_id: str) -> str:
@@ -229,6 +252,7 @@ def delete(tx: Tx, account: str, endpoint_id: str) -> str:
     """
     lane = str(_found(tx.one(_DELETE, id=endpoint_id, account=account)))
     _raise_version(tx, account)
+    ordering.forget(tx, endpoint_id)
     lanes.configure(tx, lane, paused=False, rate=None, burst=1.0)
     return lane
 
@@ -240,7 +264,10 @@ def cancel_waiting(tx: Tx, lane: str) -> bool:
     """
     rows = tx.rows(_CANCEL, lane=lane, limit=CANCEL_CHUNK, reason=settled.ENDPOINT_DELETED)
     if rows:
-        settled.drop(tx, [event_id for (event_id,) in rows])
+        settled.drop(tx, [event_id for _, event_id, _, _ in rows])
+    for id_, _, endpoint_id, key in rows:
+        if key is not None:  # an accept of the moment of deletion gave it a place after all
+            ordering.leave(tx, endpoint_id, key, id_, dead=False)
     return len(rows) == CANCEL_CHUNK
 
 
@@ -292,6 +319,7 @@ def _view(row: Mapping[str, Any], now: int, box: SecretBox) -> dict[str, Any]:
         "max_in_flight": row["max_in_flight"],
         "schedule": None if schedule is None else json.loads(schedule),
         "on_permanent": row["on_permanent"],
+        "on_dead": row["on_dead"],
         "enabled": bool(row["enabled"]),
         "disabled_reason": row["disabled_reason"],
         "old_secret_until": iso(old_until) if old_until and old_until > now else None,

@@ -58,6 +58,8 @@ ON CONFLICT (event_id, endpoint_id) DO NOTHING
 )
 
 _OPEN = sql("UPDATE events SET open_deliveries = open_deliveries + :n WHERE id = :id")
+# The event may have been acknowledged from the inbox while this chunk was looked at.
+_CANCELLED = sql("SELECT 1 FROM fanouts WHERE id = :id AND status = 'cancelled'")
 _MOVE = sql("UPDATE fanouts SET cursor = :cursor WHERE id = :id")
 
 
@@ -99,6 +101,8 @@ def _load(tx: Tx, claims: Sequence[Claim]) -> Mapping[str, Chunk]:
 
 
 def _insert(chunk: Chunk, expiry: int, tx: Tx) -> None:
+    if tx.one(_CANCELLED, id=chunk.event_id) is not None:
+        return
     now = tx.now()
     due = now if chunk.deliver_at is None else max(now, chunk.deliver_at)
     rows = [[new_id("dlv"), endpoint_id, lane] for endpoint_id, lane in chunk.endpoints]
@@ -134,7 +138,7 @@ def fanout_kind(expiry: float, *, lease: float = 60.0) -> Kind[Chunk]:
         table="fanouts",
         load=_load,
         handle=handle,
-        terminal=frozenset({"done", "dead"}),
+        terminal=frozenset({"done", "dead", "cancelled"}),
         lease=lease,
         slots=4,
         on_end=fanout_ended,

@@ -85,6 +85,15 @@ DELETE FROM idempotency_keys WHERE (account, key) IN
 """)
 
 
+_OLD = sql("SELECT count(*) FROM idempotency_keys WHERE created_at <= {now} - :lifetime")
+
+
 def prune(tx: Tx, *, limit: int = 1000) -> int:
     """Delete up to `limit` keys past their lifetime; answers how many."""
     return tx.run(_PRUNE, lifetime=LIFETIME * SECOND, limit=limit)
+
+
+def prunable(tx: Tx) -> int:
+    """How many `prune` would delete in all."""
+    ((n,),) = tx.rows(_OLD, lifetime=LIFETIME * SECOND)
+    return int(n)

@@ -65,6 +65,14 @@ class Matcher:
             self._answers[event_type] = answer
         return answer
 
+    def named(self, event_type: str) -> tuple[Subscriber, ...]:
+        """Those of them that ask for it by more than ``*``."""
+        return tuple(
+            subscriber
+            for subscriber, patterns in self._subscribers
+            if matches((pattern for pattern in patterns if pattern != "*"), event_type)
+        )
+
 
 class Catalogue:
     """The matchers of all accounts that accepted something lately."""

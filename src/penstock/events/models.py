@@ -35,6 +35,10 @@ def _text_only(value: object) -> object:
 EventType = Annotated[
     str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")
 ]
+# One of the sender's own: a customer, an order, a parcel.
+OrderingKey = Annotated[
+    str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
+]
 IdempotencyKey = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
 ]
@@ -50,6 +54,7 @@ class EventIn(BaseModel):
     payload: dict[str, Any]
     metadata: dict[str, Any] | None = None
     idempotency_key: IdempotencyKey | None = None
+    ordering_key: OrderingKey | None = None
     deliver_at: Moment | None = None
 
 
@@ -93,6 +98,7 @@ class _EndpointFields(BaseModel):
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 32
     schedule: Annotated[list[Gap], Field(min_length=1, max_length=50)] | None = None
     on_permanent: Literal["long", "dead"] = "long"
+    on_dead: Literal["continue", "halt"] = "continue"
 
 
 class EndpointIn(_EndpointFields):
@@ -129,3 +135,38 @@ class RotateIn(BaseModel):
     model_config = _STRICT
 
     overlap_seconds: Annotated[int, Field(ge=0, le=7 * 86400)] = 86400
+
+
+EventIds = Annotated[
+    list[Annotated[Plain, Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=100)
+]
+LeaseId = Annotated[Plain, Field(min_length=1, max_length=100)]
+
+
+class LeaseIn(BaseModel):
+    """How many events to lease and for how long; durations are seconds."""
+
+    model_config = _STRICT
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    lease_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    event_types: Annotated[list[Pattern], Field(max_length=100)] = []
+    wait: Annotated[float, Field(ge=0, le=20)] = 0
+
+
+class AcknowledgeIn(BaseModel):
+    """Events that were handled; with `lease_id`, only if nobody else has leased them since."""
+
+    model_config = _STRICT
+
+    event_ids: EventIds
+    lease_id: LeaseId | None = None
+
+
+class ReleaseIn(BaseModel):
+    """Events that shall be available again; with `lease_id`, only those it still holds."""
+
+    model_config = _STRICT
+
+    event_ids: EventIds
+    lease_id: LeaseId | None = None

@@ -20,3 +20,5 @@ class Policy:
     expiry: float = 5 * 86400.0
     max_body: int = 256 * 1024
     max_batch_body: int = 5 * 1024 * 1024
+    # An endpoint of which every attempt failed for so long is disabled.
+    disable_after: float = 5 * 86400.0

@@ -16,13 +16,13 @@ What means what is the business of each kind of destination (`events/destination
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from penstock.clock import SECOND, Clock, to_iso
 from penstock.durations import describe
-from penstock.events import endpoints
+from penstock.events import autodisable, ordering, replays
 from penstock.events.accept import DELIVERY
 from penstock.events.destinations import Answer, Destination, failed
 from penstock.events.policy import Policy
@@ -38,21 +38,23 @@ from penstock.telemetry import (
     DELIVERY_RETRY,
     DELIVERY_SUCCEEDED,
     DELIVERY_SUCCESS,
-    ENDPOINT_DISABLED,
     log,
     metrics,
 )
 from penstock.work.backoff import jittered, schedule
-from penstock.work.kinds import Kind, Task
-from penstock.work.outcomes import Dead, Done, Outcome, Retry
+from penstock.work.kinds import Claim, Kind, Task
+from penstock.work.outcomes import Apply, Dead, Done, Outcome, Postpone, Retry
 
 QUICK: Final = 60.0  # seconds: gaps below are quick retries, of no use after a permanent answer
+# The reason of a delivery that waits because its event is leased: it costs no attempt.
+INBOX_LEASED: Final = "inbox_leased: a reader of the inbox has the event"
 
 _ATTEMPT = sql("""
 INSERT INTO attempts (delivery_id, number, started_at, duration, status_code, error_kind, error,
                       address, response)
 VALUES (:delivery_id, :number, :started_at, :duration, :status_code, :error_kind, :error,
         :address, :response)
+RETURNING (SELECT status FROM deliveries WHERE id = :delivery_id)
 """)
 _STEP = sql("UPDATE deliveries SET step = :step WHERE id = :id")
 _COUNT = sql("""
@@ -95,7 +97,7 @@ def decide(push: Push, receiver: Receiver, attempt: Attempt) -> Outcome:
     if verdict.means == "delivered":
         return Done(apply=record, health=verdict.health)
     if verdict.means == "gone":
-        return Dead(verdict.reason, partial(_record_gone, push, receiver, attempt), verdict.health)
+        return Dead(verdict.reason, record, verdict.health)
     if verdict.means == "permanent" and not receiver.patient:
         return Dead(verdict.reason, record, verdict.health)
     gap = next_gap(receiver.schedule, push.step, quick=verdict.means == "transient")
@@ -113,8 +115,15 @@ def decide(push: Push, receiver: Receiver, attempt: Attempt) -> Outcome:
 
 
 def _record(push: Push, attempt: Attempt, tx: Tx) -> None:
+    if _log(push, attempt, tx) == "cancelled":
+        # Its end was counted when it was cancelled, while it was being sent.
+        tx.run(_COUNT, id=push.event_id)
+
+
+def _log(push: Push, attempt: Attempt, tx: Tx) -> str:
+    """Answers the delivery's status, which the settlement has written already."""
     answer = attempt.answer
-    tx.run(
+    row = tx.one(
         _ATTEMPT,
         delivery_id=push.delivery_id,
         number=attempt.number,
@@ -128,19 +137,15 @@ def _record(push: Push, attempt: Attempt, tx: Tx) -> None:
     )
     if answer.apply is not None:
         answer.apply(tx)
+    return "" if row is None else str(row[0])
 
 
 def _record_retry(push: Push, attempt: Attempt, step: int, tx: Tx) -> None:
-    _record(push, attempt, tx)
+    _log(push, attempt, tx)
     tx.run(_STEP, id=push.delivery_id, step=step)
     row = tx.one(_COUNT, id=push.event_id)
     if row is not None:
         tx.notify(EventSettled(push.event_id, row[0]))
-
-
-def _record_gone(push: Push, receiver: Receiver, attempt: Attempt, tx: Tx) -> None:
-    _record(push, attempt, tx)
-    endpoints.disable_gone(tx, receiver.id, receiver.version)
 
 
 def delivery_kind(
@@ -151,8 +156,12 @@ def delivery_kind(
     policy: Policy,
     slots: int = 256,
     lease: float = 60.0,
+    tell: autodisable.Tell = autodisable.nobody,
 ) -> Kind[Push]:
-    """The kind of work that pushes deliveries; `slots` = pushes at once in this process."""
+    """The kind of work that pushes deliveries; `slots` = pushes at once in this process.
+
+    `tell` is told of endpoints that are disabled and of their circuits.
+    """
     receivers = Receivers(box, policy.schedule)
     expired = f"expired: it could not be delivered within {describe(policy.expiry)}"
 
@@ -160,6 +169,8 @@ def delivery_kind(
         push, receiver = task.data, task.data.receiver
         if receiver is None:
             return Dead(ENDPOINT_DELETED)
+        if push.held_for is not None:
+            return Postpone(push.held_for / SECOND, INBOX_LEASED)
         number = task.claim.attempts + 1
         started_at = clock.now()
         if started_at >= push.expires_at:
@@ -179,7 +190,27 @@ def delivery_kind(
         attempt = Attempt(number, started_at, answer)
         outcome = decide(push, receiver, attempt)
         _tell(push, number, attempt, outcome, now)
-        return outcome
+        means = answer.verdict.means
+        if means == "delivered" and push.failing_since is None:
+            return outcome
+        return replace(outcome, apply=partial(watch, outcome.apply, push, receiver, means))
+
+    def watch(apply: Apply | None, push: Push, receiver: Receiver, means: str, tx: Tx) -> None:
+        if apply is not None:
+            apply(tx)
+        if means == "delivered":
+            autodisable.succeeded(tx, receiver.id)
+        elif means == "gone":
+            autodisable.gone(tx, receiver.id, receiver.version, tell)
+        else:
+            since, limit = push.failing_since, policy.disable_after
+            autodisable.failed(tx, receiver.id, receiver.version, since, limit, tell)
+
+    def lock(tx: Tx, claims: Sequence[Claim]) -> None:
+        if mine := {receivers.replays[c.id] for c in claims if c.id in receivers.replays}:
+            tx.rows(replays.LOCK, ids=sorted(mine))
+        if receivers.ordered:
+            ordering.lock(tx, [claim.id for claim in claims])
 
     return Kind(
         name=DELIVERY,
@@ -193,10 +224,13 @@ def delivery_kind(
         timeout=45.0,  # the endpoint's own timeout, at most 30 s, comes first
         slots=slots,
         # Only for faults of ours, such as a secret that cannot be opened: an answer or a
-        # network error brings its own delay.
-        backoff=schedule(policy.schedule),
+        # network error brings its own delay. It never gives up, expiry does: attempts are
+        # counted over replays, and a delivery that was sent again must not die of earlier ones.
+        backoff=schedule(policy.schedule, for_ever=True),
         ended="finished_at",
+        on_circuit=autodisable.on_circuit(tell),
         on_end=delivery_ended,
+        lock=lock,
     )
 
 
@@ -221,11 +255,3 @@ def _tell(push: Push, number: int, attempt: Attempt | None, outcome: Outcome, no
         case Dead(reason=reason):
             metrics.inc(DELIVERY_FAILURE)
             log(DELIVERY_DEAD, **fields, error=reason)
-            if attempt is not None and attempt.answer.verdict.means == "gone" and push.receiver:
-                receiver = push.receiver
-                log(
-                    ENDPOINT_DISABLED,
-                    endpoint_id=receiver.id,
-                    account=receiver.account,
-                    reason="gone",
-                )

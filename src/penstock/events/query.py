@@ -17,14 +17,16 @@ from penstock.storage import Tx, sql
 from penstock.storage.tables import deliveries, events
 from penstock.work import lanes
 
-STATUSES: Final = ("pending", "delivered", "failed")
+STATUSES: Final = ("pending", "delivered", "failed", "replayed")
 MOST_DELIVERIES: Final = 100  # shown with one event
 MOST_ATTEMPTS: Final = 20  # shown with one delivery, the latest
 
 _EVENT = sql("""
 SELECT e.id, e.event_type, e.status, e.created_at, e.deliver_at, e.delivered_at,
        e.delivery_attempts, e.open_deliveries, e.dead_deliveries, e.payload, e.metadata,
-       CASE WHEN f.status = 'pending' THEN 1 ELSE 0 END
+       CASE WHEN f.status = 'pending' THEN 1 ELSE 0 END,
+       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_lease END,
+       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at END
 FROM events e LEFT JOIN fanouts f ON f.id = e.id WHERE e.id = :id AND e.account = :account
 """)
 
@@ -35,8 +37,9 @@ SELECT 1 FROM deliveries WHERE event_id = :id AND status = 'pending' AND attempt
 _DELIVERIES = sql("""
 SELECT d.id, d.endpoint_id, d.status, d.attempts, d.due_at, d.lease_until, d.created_at,
        d.expires_at, d.finished_at, d.last_error, d.lane, p.id AS known, p.enabled,
-       p.disabled_reason
+       p.disabled_reason, d.ordering_key, h.head, h.halted
 FROM deliveries d LEFT JOIN endpoints p ON p.id = d.endpoint_id
+  LEFT JOIN order_heads h ON h.endpoint_id = d.endpoint_id AND h.key = d.ordering_key
 WHERE d.event_id = :id ORDER BY d.endpoint_id LIMIT :limit
 """)
 
@@ -79,7 +82,9 @@ def detail(tx: Tx, account: str, event_id: str) -> dict[str, Any]:
     pending_lanes = {d["lane"] for d in found if d["status"] == "pending"}
     gates = {gate.id: gate for gate in lanes.gates(tx, "deliveries", sorted(pending_lanes))}
     now = tx.now()
-    shown = [_delivery(d, attempts.get(d["id"], []), gates.get(d["lane"]), now) for d in found]
+    shown = [
+        _delivery(d, attempts.get(d["id"], []), gates.get(d["lane"]), now, row[13]) for d in found
+    ]
     total = len(found)
     if total == MOST_DELIVERIES:
         count = tx.one(_HOW_MANY, id=event_id)
@@ -91,6 +96,8 @@ def detail(tx: Tx, account: str, event_id: str) -> dict[str, Any]:
         "open_deliveries": row[7],
         "dead_deliveries": row[8],
         "deliveries_total": total,
+        "inbox_lease_id": row[12],
+        "inbox_leased_until": iso(row[13]),
     }
 
 
@@ -118,6 +125,8 @@ def page(
         e.delivery_attempts,
         e.open_deliveries,
         e.dead_deliveries,
+        e.inbox_lease,
+        e.inbox_until_at,
     ).where(e.account == account)
     if event_type is not None:
         query = query.where(e.event_type == event_type)
@@ -133,21 +142,28 @@ def page(
     if before is not None:
         query = query.where(e.id < before)
     rows = tx.rows(query.order_by(e.id.desc()).limit(limit))
-    return [
-        {
-            "event_id": id_,
-            "event_type": type_,
-            "status": state,
-            "created_at": iso(created_at),
-            "deliver_at": iso(deliver_at),
-            "delivered_at": iso(delivered_at),
-            "delivery_attempts": attempts,
-            "message": views.message(state, open_, dead, deliver_at),
-            "open_deliveries": open_,
-            "dead_deliveries": dead,
-        }
-        for id_, type_, state, created_at, deliver_at, delivered_at, attempts, open_, dead in rows
-    ]
+    now = tx.now()
+    return [_listed(row, now) for row in rows]
+
+
+def _listed(row: tuple[Any, ...], now: int) -> dict[str, Any]:
+    id_, type_, state, created_at, deliver_at, delivered_at, attempts, open_, dead, *lease = row
+    holder, until = lease
+    leased = until is not None and until > now
+    return {
+        "event_id": id_,
+        "event_type": type_,
+        "status": state,
+        "created_at": iso(created_at),
+        "deliver_at": iso(deliver_at),
+        "delivered_at": iso(delivered_at),
+        "delivery_attempts": attempts,
+        "message": views.message(state, open_, dead, deliver_at),
+        "open_deliveries": open_,
+        "dead_deliveries": dead,
+        "inbox_lease_id": holder if leased else None,
+        "inbox_leased_until": iso(until) if leased else None,
+    }
 
 
 def _event(row: tuple[Any, ...], shown: list[dict[str, Any]]) -> dict[str, Any]:
@@ -160,13 +176,26 @@ def _event(row: tuple[Any, ...], shown: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _delivery(
-    d: dict[str, Any], attempts: list[dict[str, Any]], gate: lanes.Gate | None, now: int
+    d: dict[str, Any],
+    attempts: list[dict[str, Any]],
+    gate: lanes.Gate | None,
+    now: int,
+    inbox_until: int | None,
 ) -> dict[str, Any]:
     reason = None
     if d["status"] == "pending":
         enabled = None if d["known"] is None else bool(d["enabled"])
         reason = why(
-            Waiting(d["due_at"], d["lease_until"], d["attempts"], enabled, d["disabled_reason"]),
+            Waiting(
+                d["due_at"],
+                d["lease_until"],
+                d["attempts"],
+                enabled,
+                d["disabled_reason"],
+                None if d["head"] == d["id"] else d["head"],
+                bool(d["halted"]),
+                inbox_until,
+            ),
             gate,
             now,
         )

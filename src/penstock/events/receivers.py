@@ -20,7 +20,9 @@ _KEPT: Final = 10_000  # parsed endpoints
 
 _LOAD = sql("""
 SELECT d.id, d.expires_at, d.step, e.id, e.event_type, e.payload, e.metadata, e.created_at,
-       e.traceparent, p.id, p.version
+       e.traceparent, CASE WHEN d.ordering_key IS NULL THEN 0 ELSE 1 END,
+       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at - {now} END,
+       d.replay_id, p.failing_since_at, p.id, p.version
 FROM deliveries d JOIN events e ON e.id = d.event_id LEFT JOIN endpoints p ON p.id = d.endpoint_id
 WHERE d.id {in:ids}
 """)
@@ -81,25 +83,35 @@ class Push:
     expires_at: int
     step: int  # position in the receiver's schedule
     receiver: Receiver | None
+    held_for: int | None = None  # µs for which a reader of the inbox had it, at the claim
+    failing_since: int | None = None  # µs; of the receiver, at the claim
 
 
 class Receivers:
     """The parsed endpoints of one process; `schedule` is for those without their own."""
 
-    __slots__ = ("_box", "_known", "_opened", "_schedule")
+    __slots__ = ("_box", "_known", "_opened", "_schedule", "ordered", "replays")
 
     def __init__(self, box: SecretBox, schedule: Sequence[float]) -> None:
         self._box = box
         self._schedule = tuple(schedule)
         self._known: dict[str, Receiver] = {}
         self._opened: dict[str, tuple[int, Opened]] = {}
+        self.ordered = False  # whether any delivery with an ordering key was ever loaded
+        self.replays: dict[str, str] = {}  # of deliveries loaded lately, those that belong to one
 
     def load(self, tx: Tx, claims: Sequence[Claim]) -> Mapping[str, Push]:
         """The claimed deliveries by id (the kind's `load`)."""
         rows = tx.rows(_LOAD, ids=[claim.id for claim in claims])
         current: dict[str, Receiver] = {}
         missing: set[str] = set()
-        for *_, endpoint_id, version in rows:
+        if len(self.replays) + len(rows) > _KEPT:
+            self.replays.clear()
+        for delivery_id, *_, in_order, _, replay_id, _, endpoint_id, version in rows:
+            if in_order:
+                self.ordered = True
+            if replay_id is not None:
+                self.replays[delivery_id] = replay_id
             known = self._known.get(endpoint_id)
             if known is not None and known.version == version:
                 current[endpoint_id] = known
@@ -118,7 +130,9 @@ class Receivers:
                 metadata=row[6],
                 created_at=row[7],
                 traceparent=row[8],
-                receiver=current.get(row[9]),
+                held_for=row[10],
+                failing_since=row[12],
+                receiver=current.get(row[13]),
             )
             for row in rows
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, ValidationError
@@ -17,13 +17,13 @@ from penstock.api.paging import Items, Paged
 from penstock.api.problems import PROBLEMS, Problem, invalid
 from penstock.api.routing import router
 from penstock.clock import from_datetime
-from penstock.events import query, routes_endpoints
+from penstock.events import query, routes_endpoints, routes_inbox, routes_replay
 from penstock.events.accept import Accepted, NewEvent, compact, new_event
 from penstock.events.deps import Deps
 from penstock.events.models import BatchIn, EventIn
 from penstock.events.refusal import Refused
 from penstock.events.routes_endpoints import problem_of
-from penstock.events.shapes import BatchOutcome, EventAccepted, EventDetail, EventItem
+from penstock.events.shapes import BatchOutcome, EventAccepted, EventDetail, EventItem, EventStatus
 from penstock.telemetry import EVENT_ACCEPTED, EVENTS_ACCEPTED, log, metrics
 
 LONGEST_WAIT: Final = 20.0  # seconds
@@ -153,7 +153,7 @@ def routes(deps: Deps) -> APIRouter:
         page: Paged,
         caller: Caller,
         event_type: Annotated[str | None, Query(max_length=100)] = None,
-        status: Literal["pending", "delivered", "failed"] | None = None,
+        status: EventStatus | None = None,
         since: Annotated[AwareDatetime | None, Query(description="Accepted at or after.")] = None,
         until: Annotated[AwareDatetime | None, Query(description="Accepted before.")] = None,
         endpoint: Annotated[
@@ -185,7 +185,9 @@ def routes(deps: Deps) -> APIRouter:
         found = await database.read(lambda tx: query.detail(tx, caller.account, event_id))
         return EventDetail(**found)
 
+    routes_replay.add(api, deps)
     routes_endpoints.add(api, deps)
+    routes_inbox.add(api, deps)
     return api
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 from fastapi import APIRouter
 
 from penstock.clock import Clock
+from penstock.events import autodisable
 from penstock.events.accept import Acceptor
 from penstock.events.deps import Deps
 from penstock.events.destinations import registry
@@ -20,6 +21,7 @@ from penstock.events.guard_ranges import Network
 from penstock.events.http import Failure, Response, outbound_session, post
 from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
+from penstock.events.replays import replay_kind
 from penstock.events.routes import routes
 from penstock.events.settled import Waiters
 from penstock.secretbox import SecretBox
@@ -31,12 +33,13 @@ CONNECT_TIMEOUT = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What the service brings; `waiters.on_notes` is to be subscribed to the database."""
+    """What the service brings."""
 
     kinds: tuple[AnyKind, ...]
     routers: tuple[APIRouter, ...]
     acceptor: Acceptor  # its `emit` is the port by which other services tell
     waiters: Waiters
+    on_notes: Callable[[Sequence[object]], None]  # is to be subscribed to the database
     session: aiohttp.ClientSession
     destinations: registry.Destinations
 
@@ -77,6 +80,11 @@ def build(
     destinations = registry.build(outlets, guard=guard, send=send, clock=clock)
     by_kind = destinations.by_kind
     deps = Deps(database, clock, box, guard, acceptor, policy, gatherer, by_kind)
+
+    def on_notes(notes: Sequence[object]) -> None:
+        deps.waiters.on_notes(notes)
+        autodisable.on_notes(notes)
+
     return Events(
         kinds=(
             delivery_kind(
@@ -86,12 +94,17 @@ def build(
                 policy=policy,
                 slots=slots,
                 lease=lease,
+                tell=acceptor.tell,
             ),
             fanout_kind(expiry, lease=lease),
+            replay_kind(
+                database=database, clock=clock, acceptor=acceptor, expiry=expiry, lease=lease
+            ),
         ),
         routers=(routes(deps),),
         acceptor=deps.acceptor,
         waiters=deps.waiters,
+        on_notes=on_notes,
         session=session,
         destinations=destinations,
     )

@@ -1,18 +1,22 @@
 """What a delivery's end means for its event, and telling those who wait for it.
 
 An event counts its open deliveries. The settlement that brings the count to 0 makes the event
-final, in the same transaction: ``delivered``, or ``failed`` if any delivery died. One whose
-deliveries were all cancelled stays ``pending``: nobody has it.
+final, in the same transaction: ``delivered`` (``replayed``, if any delivery was sent again), or
+``failed`` if any delivery died. One whose deliveries were all cancelled stays ``pending``: nobody
+has it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from penstock.events import ordering, replays
+from penstock.events.accept import EventAvailable
 from penstock.storage import Tx, sql
 from penstock.telemetry import EVENT_STATUS_UPDATED, log
 from penstock.work.kinds import Claim
@@ -20,7 +24,10 @@ from penstock.work.kinds import Claim
 # The reason of a delivery whose endpoint was deleted: it ends as cancelled, not as dead.
 ENDPOINT_DELETED: Final = "endpoint_deleted: the endpoint was deleted"
 
-_CANCEL = sql("UPDATE deliveries SET status = 'cancelled' WHERE id = :id RETURNING event_id")
+_CANCEL = sql("""
+UPDATE deliveries SET status = 'cancelled' WHERE id = :id
+RETURNING event_id, endpoint_id, ordering_key, replay_id
+""")
 
 _LOCK = sql("SELECT id FROM events WHERE id {in:ids} ORDER BY id {lock}")
 
@@ -32,13 +39,20 @@ UPDATE events SET
   delivery_attempts = delivery_attempts
     + (SELECT count(*) FROM attempts WHERE delivery_id = :delivery AND number = :number),
   status = CASE WHEN open_deliveries > 1 THEN status
-                WHEN dead_deliveries + :dead > 0 THEN 'failed' ELSE 'delivered' END,
+                WHEN dead_deliveries + :dead > 0 THEN 'failed'
+                WHEN replays > 0 THEN 'replayed' ELSE 'delivered' END,
   delivered_at = CASE WHEN open_deliveries > 1 OR dead_deliveries + :dead > 0 THEN delivered_at
                       ELSE {now} END
 WHERE id = """
 _END = sql(_ENDED + ":event RETURNING id, status")
-_EVENT_OF = "(SELECT event_id FROM deliveries WHERE id = :delivery)"
-_END_DELIVERY = sql(_ENDED + _EVENT_OF + " RETURNING id, status")
+_END_DELIVERY = sql(
+    _ENDED
+    + """(SELECT event_id FROM deliveries WHERE id = :delivery)
+RETURNING id, status, (SELECT endpoint_id FROM deliveries WHERE id = :delivery),
+  (SELECT ordering_key FROM deliveries WHERE id = :delivery),
+  (SELECT replay_id FROM deliveries WHERE id = :delivery)
+"""
+)
 
 # An open delivery that ended without being delivered or dead.
 _TAKEN = (
@@ -48,7 +62,8 @@ _DROP = sql(f"""
 UPDATE events SET
   open_deliveries = open_deliveries - 1,
   status = CASE WHEN open_deliveries > 1 THEN status WHEN dead_deliveries > 0 THEN 'failed'
-                WHEN {_TAKEN} THEN 'delivered' ELSE status END,
+                WHEN {_TAKEN} THEN CASE WHEN replays > 0 THEN 'replayed' ELSE 'delivered' END
+                ELSE status END,
   delivered_at = CASE WHEN open_deliveries > 1 OR dead_deliveries > 0 THEN delivered_at
                       WHEN {_TAKEN} THEN {{now}} ELSE delivered_at END
 WHERE id {{in:ids}} RETURNING id, status
@@ -67,11 +82,34 @@ def delivery_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
     """A delivery reached ``delivered`` or ``dead`` (the kind's `on_end`)."""
     if reason == ENDPOINT_DELETED:
         row = tx.one(_CANCEL, id=claim.id)
-        if row is not None:
-            drop(tx, [row[0]])
+        if row is None:
+            return
+        event_id, *place = row
+        drop(tx, [event_id])
+        _make_way(tx, claim.id, *place, status="cancelled")
         return
     dead, number = int(status == "dead"), claim.attempts + 1
-    _tell(tx, tx.one(_END_DELIVERY, dead=dead, delivery=claim.id, number=number))
+    row = tx.one(_END_DELIVERY, dead=dead, delivery=claim.id, number=number)
+    if row is not None:
+        event_id, event_status, *place = row
+        tx.notify(EventSettled(event_id, event_status))
+        _make_way(tx, claim.id, *place, status=status)
+
+
+def _make_way(
+    tx: Tx,
+    delivery_id: str,
+    endpoint_id: str,
+    key: str | None,
+    replay_id: str | None,
+    *,
+    status: str,
+) -> None:
+    """Call the next one behind the ordering key, and tell the replay that sent it."""
+    if key is not None:
+        ordering.leave(tx, endpoint_id, key, delivery_id, dead=status == "dead")
+    if replay_id is not None:
+        replays.ended(tx, replay_id, dead=status == "dead", delivered=status == "delivered")
 
 
 def fanout_ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
@@ -97,13 +135,18 @@ def _tell(tx: Tx, ended: tuple[Any, ...] | None) -> None:
         tx.notify(EventSettled(event_id, status))
 
 
+def inbox_of(account: str) -> tuple[str, str]:
+    """What readers of the account's inbox wait for."""
+    return "inbox", account
+
+
 class Waiters:
-    """Requests that wait for an event's deliveries (``Prefer: wait``)."""
+    """Requests that wait: for an event's deliveries (``Prefer: wait``), or for their inbox."""
 
     def __init__(self, poll: float = 0.5) -> None:
-        # Deliveries made by other processes are not told here, so there is also a poll.
+        # What other processes commit is not told here, so there is also a poll.
         self._poll = poll
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[Hashable, set[asyncio.Event]] = {}
         self._closed = False
 
     def on_notes(self, notes: Sequence[object]) -> None:
@@ -112,28 +155,39 @@ class Waiters:
             if type(note) is EventSettled:
                 if note.status != "pending":
                     log(EVENT_STATUS_UPDATED, event_id=note.event_id, status=note.status)
-                for waiting in self._waiting.get(note.event_id, ()):
-                    waiting.set()
+                self._tell(note.event_id)
+            elif type(note) is EventAvailable and self._waiting:
+                self._tell(inbox_of(note.account))
+
+    def _tell(self, awaited: Hashable) -> None:
+        for told in self._waiting.get(awaited, ()):
+            told.set()
 
     async def wait(
-        self, event_id: str, seconds: float, settled: Callable[[], Awaitable[bool]]
+        self, awaited: Hashable, seconds: float, over: Callable[[], Awaitable[bool]]
     ) -> None:
-        """Until `settled` says so, `seconds` have passed or the process is to stop."""
+        """Until `over` says so, `seconds` have passed or the process is to stop.
+
+        `awaited` is an event's id or `inbox_of` an account. `over`, which may take something for
+        the one who waits, is never cut short by the time.
+        """
         told = asyncio.Event()
-        self._waiting.setdefault(event_id, set()).add(told)
+        self._waiting.setdefault(awaited, set()).add(told)
+        deadline = time.monotonic() + seconds
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    while not self._closed and not await settled():
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(self._poll):
-                                await told.wait()
-                        told.clear()
+            while not self._closed and not await over():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, self._poll)):
+                        await told.wait()
+                told.clear()
         finally:
-            waiting = self._waiting[event_id]
+            waiting = self._waiting[awaited]
             waiting.discard(told)
             if not waiting:
-                del self._waiting[event_id]
+                del self._waiting[awaited]
 
     def close(self) -> None:
         """Let go of everyone who waits: the process is to stop."""

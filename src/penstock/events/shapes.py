@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 DeliveryStatus = Literal["pending", "delivered", "dead", "cancelled"]
-EventStatus = Literal["pending", "delivered", "failed"]
+EventStatus = Literal["pending", "delivered", "failed", "replayed"]
 
 
 class DeliveryBrief(BaseModel):
@@ -72,6 +72,59 @@ class EventItem(BaseModel):
     message: str
     open_deliveries: int
     dead_deliveries: int
+    inbox_lease_id: Annotated[
+        str | None, Field(description="The lease of a reader of the inbox, while it holds.")
+    ]
+    inbox_leased_until: str | None
+
+
+class InboxEvent(BaseModel):
+    """An undelivered event with its contents, and who has leased it until when."""
+
+    event_id: str
+    event_type: str
+    payload: dict[str, Any]
+    metadata: dict[str, Any] | None
+    status: Literal["pending", "failed"]
+    created_at: str
+    deliver_at: str | None
+    delivery_attempts: int
+    lease_id: str | None
+    leased_until: str | None
+
+
+class InboxLeased(BaseModel):
+    """The events of a new lease, oldest first; there may be none."""
+
+    lease_id: str
+    leased_until: str
+    events: list[InboxEvent]
+
+
+class AcknowledgeResult(BaseModel):
+    """What became of one event: `lease_lost` = somebody else has leased it since."""
+
+    event_id: str
+    outcome: Literal["acknowledged", "already_delivered", "lease_lost", "not_found"]
+
+
+class AcknowledgeResults(BaseModel):
+    """What became of each event, in the order in which they were named."""
+
+    results: list[AcknowledgeResult]
+
+
+class ReleaseResult(BaseModel):
+    """What became of one event: `lease_lost` = somebody else has leased it since."""
+
+    event_id: str
+    outcome: Literal["released", "not_leased", "lease_lost", "not_found"]
+
+
+class ReleaseResults(BaseModel):
+    """What became of each event, in the order in which they were named."""
+
+    results: list[ReleaseResult]
 
 
 class Why(BaseModel):
@@ -118,6 +171,8 @@ class EventDetail(EventAccepted):
     open_deliveries: int
     dead_deliveries: int
     deliveries_total: int
+    inbox_lease_id: str | None
+    inbox_leased_until: str | None
     deliveries: list[DeliveryView]  # type: ignore[assignment]
 
 
@@ -135,6 +190,7 @@ class EndpointView(BaseModel):
     max_in_flight: int
     schedule: Annotated[list[float] | None, Field(description="null = the server's default.")]
     on_permanent: str
+    on_dead: str
     enabled: bool
     disabled_reason: str | None
     old_secret_until: str | None

@@ -21,6 +21,8 @@ def message(status: str, open_deliveries: int, dead: int, deliver_at: int | None
     """Where the event stands, as a sentence."""
     if status == "delivered":
         return "Delivered."
+    if status == "replayed":
+        return "Delivered again."
     if status == "failed":
         return f"Failed: {_count(dead, 'delivery', 'deliveries')} gave up."
     if open_deliveries == 0:

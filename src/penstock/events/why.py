@@ -18,6 +18,9 @@ class Waiting:
     attempts: int
     enabled: bool | None  # of the endpoint; None = it was deleted
     disabled_reason: str | None
+    behind: str | None = None  # the delivery whose turn it is under the same ordering key
+    halted: bool = False  # that one died, and the endpoint says to halt
+    inbox_until: int | None = None  # leased by a reader of the inbox until then
 
 
 def why(delivery: Waiting, gate: Gate | None, now: int) -> dict[str, Any]:
@@ -35,6 +38,21 @@ def _why(delivery: Waiting, gate: Gate | None, now: int) -> tuple[str, str]:
     if not delivery.enabled:
         reason = f" ({delivery.disabled_reason})" if delivery.disabled_reason else ""
         return "endpoint_disabled", f"The endpoint is disabled{reason}. Enable it to go on."
+    if delivery.due_at is None and delivery.behind is not None:
+        if delivery.halted:
+            return (
+                "behind_dead",
+                f"It waits behind {delivery.behind}, which died. Replay that one, or set the "
+                "endpoint's on_dead to continue.",
+            )
+        return "behind", f"It waits behind {delivery.behind}, which has the same ordering key."
+    if delivery.inbox_until is not None and delivery.inbox_until > now:
+        until = to_iso(delivery.inbox_until)
+        return (
+            "inbox_leased",
+            f"A reader of the inbox has leased the event until {until}; it is pushed then, unless "
+            "the reader acknowledges it.",
+        )
     if delivery.due_at is not None and delivery.due_at > now:
         when = to_iso(delivery.due_at)
         if delivery.attempts:

@@ -7,7 +7,7 @@ from penstock.jobs.cron import Cron, cron, cron_tick, next_tick
 from penstock.jobs.handle import JobCancelled, JobFailed, JobHandle
 from penstock.jobs.job import Call, Job
 from penstock.jobs.run import JobRunner, job_kind
-from penstock.jobs.store import prune, set_caps
+from penstock.jobs.store import prunable, prune, set_caps
 
 __all__ = [
     "Call",
@@ -23,6 +23,7 @@ __all__ = [
     "current_job",
     "job_kind",
     "next_tick",
+    "prunable",
     "prune",
     "set_caps",
 ]

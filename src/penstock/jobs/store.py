@@ -178,13 +178,14 @@ def set_caps(tx: Tx, name: str, cap: int) -> None:
         lanes.configure(tx, lane, max_in_flight=cap)
 
 
-_PRUNE = sql("""
-DELETE FROM jobs WHERE id IN (
-  SELECT id FROM jobs
-  WHERE finished_at < {now} - CAST(:age AS bigint) AND status IN ('succeeded', 'cancelled')
-    AND lease_until IS NULL
-  ORDER BY finished_at LIMIT :limit)
-""")
+_OLD = """
+FROM jobs WHERE finished_at < {now} - CAST(:age AS bigint)
+  AND status IN ('succeeded', 'cancelled') AND lease_until IS NULL
+"""
+_PRUNE = sql(f"""
+DELETE FROM jobs WHERE id IN (SELECT id {_OLD} ORDER BY finished_at LIMIT :limit)
+""")  # noqa: S608 - no input in it
+_PRUNABLE = sql(f"SELECT count(*) {_OLD}")
 
 
 def prune(tx: Tx, *, age: float = 86_400.0, limit: int = 1000) -> int:
@@ -193,3 +194,9 @@ def prune(tx: Tx, *, age: float = 86_400.0, limit: int = 1000) -> int:
     Dead ones stay until somebody redrives or drops them.
     """
     return tx.run(_PRUNE, age=int(age * SECOND), limit=limit)
+
+
+def prunable(tx: Tx, *, age: float = 86_400.0) -> int:
+    """How many `prune` would delete in all."""
+    ((n,),) = tx.rows(_PRUNABLE, age=int(age * SECOND))
+    return int(n)

@@ -224,6 +224,11 @@ endpoints = Table(
     Column("version", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    # What a dead delivery means for those behind it under the same ordering key.
+    Column("on_dead", Text, nullable=False, server_default=text("'continue'")),
+    Column("filter", Text),  # JSON; NULL = no conditions
+    # Since when every delivery has failed; NULL = the latest one did not.
+    Column("failing_since_at", BigInteger),
     CheckConstraint("on_permanent IN ('long', 'dead')", name="on_permanent"),
     *sms_target_checks(),
     Index("endpoints_account", "account", "id"),
@@ -237,7 +242,7 @@ events = Table(
     Column("event_type", Text, nullable=False),
     Column("payload", Text, nullable=False),
     Column("metadata", Text),
-    # pending -> delivered | failed
+    # pending -> delivered | failed; a replay makes it pending again, then replayed | failed
     Column("status", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("deliver_at", BigInteger),
@@ -247,10 +252,22 @@ events = Table(
     Column("delivery_attempts", Integer, nullable=False, server_default=text("0")),
     Column("source_key", Text),  # set by services that emit: one event per fact
     Column("traceparent", Text),
+    Column("ordering_key", Text),
+    Column("replays", Integer, nullable=False, server_default=text("0")),
+    # Leased by a reader of the inbox: nothing is pushed until then.
+    Column("inbox_lease", Text),
+    Column("inbox_until_at", BigInteger),
     UniqueConstraint("account", "source_key"),
     Index("events_account", "account", "id"),
     Index("events_account_status", "account", "status", "id"),
     Index("events_account_type", "account", "event_type", "id"),
+    Index(
+        "events_inbox",
+        "account",
+        "id",
+        postgresql_where=text("status IN ('pending', 'failed')"),
+        sqlite_where=text("status IN ('pending', 'failed')"),
+    ),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -261,7 +278,7 @@ fanouts = Table(
     metadata,
     Column("id", Text, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
     Column("account", Text, nullable=False),
-    Column("status", Text, nullable=False),  # pending -> done | dead
+    Column("status", Text, nullable=False),  # pending -> done | dead | cancelled
     Column("cursor", Text, nullable=False, server_default=text("''")),
     *work_columns(),
     *work_indexes("fanouts"),
@@ -284,7 +301,26 @@ deliveries = Table(
     Column("step", Integer, nullable=False, server_default=text("0")),
     *work_columns(),
     *work_indexes("deliveries"),
+    Column("ordering_key", Text),
+    Column("order_seq", BigInteger),  # the place behind the key; see order_heads
+    Column("replay_id", Text),  # the replay that made it pending again, or made it
+    Column("former", Text),  # its status before it was made pending again
     UniqueConstraint("event_id", "endpoint_id"),
+    Index(
+        "deliveries_order",
+        "endpoint_id",
+        "ordering_key",
+        "order_seq",
+        postgresql_where=text("ordering_key IS NOT NULL AND status = 'pending'"),
+        sqlite_where=text("ordering_key IS NOT NULL AND status = 'pending'"),
+    ),
+    Index(
+        "deliveries_replay",
+        "replay_id",
+        "status",
+        postgresql_where=text("replay_id IS NOT NULL"),
+        sqlite_where=text("replay_id IS NOT NULL"),
+    ),
     Index("deliveries_endpoint", "endpoint_id", "id"),
     Index(
         "deliveries_dead",
@@ -294,6 +330,41 @@ deliveries = Table(
         sqlite_where=text("status = 'dead'"),
     ),
     postgresql_with={"fillfactor": "80"},
+)
+
+# Whose turn it is behind a key at an endpoint; see events/ordering.py.
+order_heads = Table(
+    "order_heads",
+    metadata,
+    Column("endpoint_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("head", Text),  # a delivery; NULL = nobody waits
+    Column("last_seq", BigInteger, nullable=False),
+    Column("halted", Boolean, nullable=False, server_default=text("FALSE")),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("filter", Text, nullable=False),  # JSON: what was asked for
+    # pending -> done | cancelled | dead
+    Column("status", Text, nullable=False),
+    Column("cursor", Text, nullable=False, server_default=text("''")),  # the last event looked at
+    # JSON: cursors of endpoints that could not keep up with it.
+    Column("behind", Text, nullable=False, server_default=text("'{}'")),
+    Column("exhausted", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("estimate", Integer),  # events to look at; NULL = more than are counted
+    Column("looked_at", Integer, nullable=False, server_default=text("0")),  # events
+    Column("replayed", Integer, nullable=False, server_default=text("0")),  # deliveries
+    Column("delivered", Integer, nullable=False, server_default=text("0")),
+    Column("dead", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    *work_columns(),
+    *work_indexes("replays"),
+    Index("replays_account", "account", "id"),
 )
 
 attempts = Table(

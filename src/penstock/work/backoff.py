@@ -27,10 +27,15 @@ def exponential(
     return wait
 
 
-def schedule(gaps: Sequence[float], spread: float = 0.2) -> Backoff:
-    """The listed gaps in seconds, each jittered; gives up when they are used up."""
+def schedule(gaps: Sequence[float], spread: float = 0.2, *, for_ever: bool = False) -> Backoff:
+    """The listed gaps in seconds, each jittered; gives up when they are used up.
+
+    `for_ever`: repeats the last one instead.
+    """
 
     def wait(n: int) -> float | None:
+        if for_ever:
+            n = min(n, len(gaps))
         return jittered(gaps[n - 1], spread) if n <= len(gaps) else None
 
     return wait

@@ -14,6 +14,7 @@ refusing connections or answering 5xx; never a fault of ours.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from penstock.clock import SECOND
@@ -25,17 +26,31 @@ MIN_CALLS = 20  # calls in the window before the rate means anything
 FAILURE_RATE = 0.5
 FIRST_OPEN = 30.0  # seconds open after the first trip; doubles with each
 LONGEST_OPEN = 1800.0
+KEEP_LOG = 90 * 86400.0  # seconds for which transitions are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A transition, told to the database's subscriber after its commit."""
+    """A transition, told to the database's subscriber after its commit.
+
+    `reopened`: it was not closed since it opened; a probe failed. `generation` is the new one.
+    """
 
     lane: str
     state: str
     open_for: float | None
     reason: str
     actor: str
+    generation: int = 0
+    reopened: bool = False
+
+
+# Is told of a transition within its transaction, so that what it writes is one commit with it.
+OnChange = Callable[[Tx, Changed], None]
+
+
+def unheard(tx: Tx, change: Changed) -> None:
+    """Does nothing about a transition."""
 
 
 _COUNT = sql("""
@@ -55,7 +70,7 @@ _OPEN = sql("""
 UPDATE lanes SET circuit = 'open', circuit_generation = circuit_generation + 1,
   open_at = {max}(open_at, {now} + :open_for), trips = trips + 1,
   calls = 0, failures = 0, consecutive = 0
-WHERE id = :lane
+WHERE id = :lane RETURNING circuit_generation
 """)
 
 _PROBE = sql("""
@@ -71,7 +86,7 @@ WHERE id = :lane AND circuit = 'open' RETURNING circuit_generation
 _CLOSE = sql("""
 UPDATE lanes SET circuit = 'closed', circuit_generation = circuit_generation + 1,
   open_at = {now}, trips = 0, calls = 0, failures = 0, consecutive = 0, window_start_at = {now}
-WHERE id = :lane
+WHERE id = :lane RETURNING circuit_generation
 """)
 
 _LOG = sql("""
@@ -80,7 +95,9 @@ VALUES (:id, :lane, {now}, :state, {now} + :open_for, :reason, :actor)
 """)
 
 
-def record(tx: Tx, lane: str, generation: int, *, ok: int, bad: int) -> None:
+def record(
+    tx: Tx, lane: str, generation: int, *, ok: int, bad: int, on_change: OnChange = unheard
+) -> None:
     """Count the answers and failures of rows claimed under `generation`; trip if they say so.
 
     A report of nothing but success on a lane without failures writes nothing, so the healthy
@@ -94,18 +111,20 @@ def record(tx: Tx, lane: str, generation: int, *, ok: int, bad: int) -> None:
         if held_closed:
             return
         if consecutive >= trip_after:
-            _open(tx, lane, trips, f"{consecutive} failures in a row")
+            _open(tx, lane, trips, f"{consecutive} failures in a row", on_change)
         elif calls >= MIN_CALLS and failures >= calls * FAILURE_RATE:
-            _open(tx, lane, trips, f"{failures} of {calls} calls failed within {WINDOW:.0f} s")
+            reason = f"{failures} of {calls} calls failed within {WINDOW:.0f} s"
+            _open(tx, lane, trips, reason, on_change)
         return
     probe = tx.one(_PROBE, lane=lane, generation=generation)
     if probe is None:
         return  # an earlier state's result, or a healthy lane
     if bad:
-        _open(tx, lane, probe[0], "the probe failed")
+        _open(tx, lane, probe[0], "the probe failed", on_change)
     elif ok:
-        tx.run(_CLOSE, lane=lane)
-        _tell(tx, lane, "closed", None, "the probe was answered", "circuit")
+        new = _generation(tx.one(_CLOSE, lane=lane))
+        change = Changed(lane, "closed", None, "the probe was answered", "circuit", new)
+        _tell(tx, change, on_change)
 
 
 def half_open(tx: Tx, lane: str) -> int:
@@ -113,8 +132,9 @@ def half_open(tx: Tx, lane: str) -> int:
     row = tx.one(_HALF_OPEN, lane=lane)
     if row is None:
         raise RuntimeError(f"lane {lane} is not open")  # the claim holds its lock
-    _tell(tx, lane, "half_open", None, "cool-down over", "circuit")
-    return int(row[0])
+    new = int(row[0])
+    _tell(tx, Changed(lane, "half_open", None, "cool-down over", "circuit", new), unheard)
+    return new
 
 
 def open_for(trips: int) -> float:
@@ -124,52 +144,95 @@ def open_for(trips: int) -> float:
     )
 
 
-def _open(tx: Tx, lane: str, trips: int, reason: str) -> None:
+def _open(tx: Tx, lane: str, trips: int, reason: str, on_change: OnChange) -> None:
     seconds = open_for(trips)
-    tx.run(_OPEN, lane=lane, open_for=int(seconds * SECOND))
-    _tell(tx, lane, "open", seconds, reason, "circuit")
+    new = _generation(tx.one(_OPEN, lane=lane, open_for=int(seconds * SECOND)))
+    change = Changed(lane, "open", seconds, reason, "circuit", new, reopened=trips > 0)
+    _tell(tx, change, on_change)
 
 
 _FORCE_OPEN = sql("""
 UPDATE lanes SET circuit = 'open', circuit_generation = circuit_generation + 1,
   open_at = {now} + :seconds, override = 'open', override_until = {now} + :seconds
-WHERE id = :lane RETURNING kind
+WHERE id = :lane RETURNING circuit_generation
 """)
 _FORCE_CLOSED = sql("""
 UPDATE lanes SET circuit = 'closed', circuit_generation = circuit_generation + 1,
   open_at = {now}, trips = 0, calls = 0, failures = 0, consecutive = 0,
   override = 'closed', override_until = {now} + :seconds
-WHERE id = :lane RETURNING kind
+WHERE id = :lane RETURNING circuit_generation
 """)
 
 
-def force_open(tx: Tx, lane: str, seconds: float, *, actor: str, reason: str) -> bool:
+def force_open(
+    tx: Tx,
+    lane: str,
+    seconds: float,
+    *,
+    actor: str,
+    reason: str,
+    on_change: OnChange = unheard,
+) -> bool:
     """Hold the circuit open for `seconds`; then a probe decides. False = no such lane."""
-    if tx.one(_FORCE_OPEN, lane=lane, seconds=int(seconds * SECOND)) is None:
+    row = tx.one(_FORCE_OPEN, lane=lane, seconds=int(seconds * SECOND))
+    if row is None:
         return False
-    _tell(tx, lane, "open", seconds, reason, actor)
+    _tell(tx, Changed(lane, "open", seconds, reason, actor, row[0]), on_change)
     return True
 
 
-def force_closed(tx: Tx, lane: str, seconds: float, *, actor: str, reason: str) -> bool:
+def force_closed(
+    tx: Tx,
+    lane: str,
+    seconds: float,
+    *,
+    actor: str,
+    reason: str,
+    on_change: OnChange = unheard,
+) -> bool:
     """Close the circuit and let no failure trip it for `seconds`. False = no such lane.
 
     The caller wakes the lane (`lanes.wake`): rows may be waiting.
     """
-    if tx.one(_FORCE_CLOSED, lane=lane, seconds=int(seconds * SECOND)) is None:
+    row = tx.one(_FORCE_CLOSED, lane=lane, seconds=int(seconds * SECOND))
+    if row is None:
         return False
-    _tell(tx, lane, "closed", None, reason, actor)
+    _tell(tx, Changed(lane, "closed", None, reason, actor, row[0]), on_change)
     return True
 
 
-def _tell(tx: Tx, lane: str, state: str, open_for: float | None, reason: str, actor: str) -> None:
+_PRUNE = sql("""
+DELETE FROM circuit_log WHERE id IN
+  (SELECT id FROM circuit_log WHERE at < {now} - :age ORDER BY id LIMIT :limit)
+""")
+_OLD = sql("SELECT count(*) FROM circuit_log WHERE at < {now} - :age")
+
+
+def prune(tx: Tx, *, age: float = KEEP_LOG, limit: int = 500) -> int:
+    """Delete up to `limit` logged transitions older than `age` seconds; answers how many."""
+    return tx.run(_PRUNE, age=int(age * SECOND), limit=limit)
+
+
+def prunable(tx: Tx, *, age: float = KEEP_LOG) -> int:
+    """How many `prune` would delete in all."""
+    ((n,),) = tx.rows(_OLD, age=int(age * SECOND))
+    return int(n)
+
+
+def _generation(row: tuple[int, ...] | None) -> int:
+    assert row is not None, "the lane's row was locked before"
+    return row[0]
+
+
+def _tell(tx: Tx, change: Changed, on_change: OnChange) -> None:
     tx.run(
         _LOG,
         id=new_id("cir"),
-        lane=lane,
-        state=state,
-        open_for=None if open_for is None else int(open_for * SECOND),
-        reason=reason,
-        actor=actor,
+        lane=change.lane,
+        state=change.state,
+        open_for=None if change.open_for is None else int(change.open_for * SECOND),
+        reason=change.reason,
+        actor=change.actor,
     )
-    tx.notify(Changed(lane, state, open_for, reason, actor))
+    on_change(tx, change)
+    tx.notify(change)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from penstock.storage import Tx
+from penstock.work import circuit
 from penstock.work.backoff import Backoff, exponential
 from penstock.work.outcomes import Outcome, Retry
 
@@ -43,6 +44,10 @@ def _nothing(tx: Tx, claim: Claim, status: str, reason: str) -> None:
     return None
 
 
+def _no_locks(tx: Tx, claims: Sequence[Claim]) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, eq=False)  # by identity: statements are cached by kind
 class Kind(Generic[T]):
     """One kind of work. All durations are seconds."""
@@ -70,6 +75,10 @@ class Kind(Generic[T]):
     # Runs in the settling (or sweeping) transaction when a row reached `done` or `dead`,
     # exactly once per transition, after the outcome's own `apply`.
     on_end: Callable[[Tx, Claim, str, str], None] = _nothing
+    # Runs in the transaction in which a circuit of its lanes opened or closed.
+    on_circuit: circuit.OnChange = circuit.unheard
+    # Runs first in the settling transaction: for locks that must be had before the rows' own.
+    lock: Callable[[Tx, Sequence[Claim]], None] = _no_locks
 
 
 AnyKind = Kind[Any]

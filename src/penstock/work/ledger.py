@@ -236,6 +236,7 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
     """
     once = {s.claim: s for s in reversed(settlements)}  # of two for one claim the first counts
     ordered = sorted(once.values(), key=lambda s: s.claim.id)
+    kind.lock(tx, [s.claim for s in ordered])
     statuses = _settle_rows(tx, kind, ordered)
     reports: dict[tuple[str, int], tuple[int, int]] = {}
     pauses: dict[str, float] = {}
@@ -252,17 +253,20 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
             reports[key] = (ok + (s.health == "ok"), bad + (s.health == "bad"))
         if s.pause is not None:
             pauses[s.claim.lane] = max(s.pause, pauses.get(s.claim.lane, 0.0))
-    _tell_lanes(tx, reports, pauses)
+    _tell_lanes(tx, kind, reports, pauses)
     return set(statuses)
 
 
 def _tell_lanes(
-    tx: Tx, reports: dict[tuple[str, int], tuple[int, int]], pauses: dict[str, float]
+    tx: Tx,
+    kind: AnyKind,
+    reports: dict[tuple[str, int], tuple[int, int]],
+    pauses: dict[str, float],
 ) -> None:
     for lane in sorted({lane for lane, _ in reports} | set(pauses)):  # this order: no deadlock
         for generation in sorted(g for reported, g in reports if reported == lane):
             ok, bad = reports[lane, generation]
-            circuit.record(tx, lane, generation, ok=ok, bad=bad)
+            circuit.record(tx, lane, generation, ok=ok, bad=bad, on_change=kind.on_circuit)
         if lane in pauses:  # last: a circuit that closes opens the lane
             lanes.close_for(tx, lane, pauses[lane])
 
