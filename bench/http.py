@@ -114,9 +114,7 @@ async def run(job: Job) -> dict[str, Any]:
 
     host, port = target.hostname or "127.0.0.1", target.port or 80
     for _ in range(job.connections):
-        _, connection = await loop.create_connection(
-            lambda: Connection(answered), host, port
-        )
+        _, connection = await loop.create_connection(lambda: Connection(answered), host, port)
         idle.append(connection)
     everyone = list(idle)
     began = time.monotonic()

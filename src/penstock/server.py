@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
@@ -83,6 +84,7 @@ async def up(
             http = HttpServer(runtime.http(run_file.token), settings.grace)
             serving = asyncio.create_task(http.serve(sockets=[listening]), name="http")
             await _first(serving, asyncio.create_task(http.listening.wait()))
+            _keep_what_start_up_made()
             worker = runtime.start()
             with runfile.written(settings.data_dir, run_file):
                 log(
@@ -125,6 +127,7 @@ async def work(settings: Settings, *, app_path: str | None = None) -> int:
             database=runtime.database.dialect,
             wakeups=type(runtime.wakeups).__name__,
         )
+        _keep_what_start_up_made()
         worker = runtime.start()
         await _first(asyncio.create_task(stopping.wait()), worker)
         runtime.stop()
@@ -145,6 +148,16 @@ async def run_claimed_row(settings: Settings, claim: Claim, *, app_path: str | N
                     settled = await run_one(database, kind, claim, clock)
                     return 0 if settled else 1
     return 1
+
+
+def _keep_what_start_up_made() -> None:
+    """Take modules, routes and models out of the garbage collector's sight.
+
+    They live as long as the process; going through them again and again would hold up every
+    request for some 80 ms each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.contextmanager
