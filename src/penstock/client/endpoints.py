@@ -69,6 +69,7 @@ class EndpointOptions(TypedDict, total=False):
     """How an endpoint is served. `timeout` and `schedule` are in seconds."""
 
     event_types: Sequence[str]
+    filter: Mapping[str, Any] | None
     description: str
     headers: Mapping[str, str] | None
     timeout: float | None
@@ -76,6 +77,7 @@ class EndpointOptions(TypedDict, total=False):
     max_in_flight: int
     schedule: Sequence[float] | None
     on_permanent: str
+    on_dead: str
 
 
 class EndpointChanges(EndpointOptions, total=False):

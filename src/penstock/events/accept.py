@@ -164,7 +164,8 @@ class Acceptor:
         outcomes: list[Accepted | Refused] = []
         batch = _Batch(account, now, self._expiry)
         for event in events:
-            outcomes.append(batch.add(tx, event, matcher.match(event.event_type)))
+            to = matcher.subscribers(event.event_type, event.payload, event.metadata)
+            outcomes.append(batch.add(tx, event, to))
         batch.write(tx)
         return outcomes
 
@@ -185,12 +186,9 @@ class Acceptor:
         source_key: str,
     ) -> None:
         """Store an event of another service, once per `source_key` (the `work.emit` port)."""
-        self._emit(
-            tx,
-            account,
-            NewEvent(event_type, compact(payload), source_key=source_key),
-            self.matcher(tx, account).match(event_type),
-        )
+        event = NewEvent(event_type, compact(payload), source_key=source_key)
+        to = self.matcher(tx, account).subscribers(event_type, event.payload, None)
+        self._emit(tx, account, event, to)
 
     def tell(
         self,

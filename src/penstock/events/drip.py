@@ -366,7 +366,7 @@ class _Planner:
             if matcher is not None:
                 new += [
                     Pair(event_id, s.id, s.lane, key, None)
-                    for s in matcher.match(event_type)
+                    for s in matcher.subscribers_of(self.tx, event_id, event_type)
                     if s.id not in known
                     and (only is None or s.id == only)
                     and not (event_id == start and s.id <= after)

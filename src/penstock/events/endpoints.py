@@ -35,15 +35,15 @@ SET endpoints_version = {max}(accounts.endpoints_version + 1, excluded.endpoints
 """)
 
 _INSERT = sql("""
-INSERT INTO endpoints (id, account, kind, target, description, event_types, headers, timeout,
+INSERT INTO endpoints (id, account, kind, target, description, event_types, filter, headers, timeout,
                        schedule, on_permanent, on_dead, secret, enabled, lane, version, created_at,
                        updated_at)
-VALUES (:id, :account, :kind, :target, :description, :event_types, :headers, :timeout,
+VALUES (:id, :account, :kind, :target, :description, :event_types, :filter, :headers, :timeout,
         :schedule, :on_permanent, :on_dead, :secret, :enabled, :lane, {now}, {now}, {now})
 """)
 
 _COLUMNS = """
-e.id, e.kind, e.target, e.description, e.event_types, e.headers, e.timeout, e.schedule,
+e.id, e.kind, e.target, e.description, e.event_types, e.filter, e.headers, e.timeout, e.schedule,
 e.on_permanent, e.on_dead, e.previous_until, e.enabled, e.disabled_reason, e.created_at,
 e.updated_at, l.rate, l.max_in_flight
 FROM endpoints e LEFT JOIN lanes l ON l.id = e.lane
@@ -58,6 +58,7 @@ UPDATE endpoints SET
   target = coalesce(CAST(:target AS TEXT), target),
   description = coalesce(CAST(:description AS TEXT), description),
   event_types = coalesce(CAST(:event_types AS TEXT), event_types),
+  filter = CASE WHEN :filter_given = 1 THEN CAST(:filter AS TEXT) ELSE filter END,
   failing_since_at = CASE WHEN CAST(:target AS TEXT) IS NULL THEN failing_since_at END,
   headers = CASE WHEN :headers_given = 1 THEN CAST(:headers AS TEXT) ELSE headers END,
   timeout = coalesce(CAST(:timeout AS DOUBLE PRECISION), timeout),
@@ -112,6 +113,7 @@ def create(
     target: str,
     description: str,
     event_types: Sequence[str],
+    filter_text: str | None = None,
     timeout: float,
     schedule: Sequence[float] | None,
     on_permanent: str,
@@ -132,6 +134,7 @@ def create(
         target=target,
         description=description,
         event_types=json.dumps(list(event_types)),
+        filter=filter_text,
         headers=headers,
         timeout=timeout,
         schedule=None if schedule is None else json.dumps(list(schedule)),
@@ -171,6 +174,8 @@ def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -
         target=changes.get("target"),
         description=changes.get("description"),
         event_types=None if event_types is None else json.dumps(event_types),
+        filter_given=int("filter_text" in changes),
+        filter=changes.get("filter_text"),
         headers_given=int("headers" in changes),
         headers=changes.get("headers"),
         timeout=changes.get("timeout"),
@@ -312,6 +317,7 @@ def _view(row: Mapping[str, Any], now: int, box: SecretBox) -> dict[str, Any]:
         "target": row["target"],
         "description": row["description"],
         "event_types": json.loads(row["event_types"]),
+        "filter": None if row["filter"] is None else json.loads(row["filter"]),
         # The names only: values are often credentials.
         "header_names": sorted(json.loads(box.open(headers))) if headers else [],
         "timeout": row["timeout"],

@@ -14,7 +14,7 @@ from typing import Final
 
 from penstock.clock import SECOND
 from penstock.events.accept import DELIVERY, FANOUT
-from penstock.events.matching import matches
+from penstock.events.matching import Subscriber, matches, passing, stored_filter
 from penstock.events.settled import fanout_ended
 from penstock.ids import new_id
 from penstock.storage import Tx, sql
@@ -25,13 +25,14 @@ from penstock.work.outcomes import Done, Outcome
 CHUNK: Final = 500  # endpoints looked at in one step
 
 _LOAD = sql("""
-SELECT f.id, f.account, f.cursor, e.event_type, e.created_at, e.deliver_at
+SELECT f.id, f.account, f.cursor, e.event_type, e.created_at, e.deliver_at,
+       e.payload, e.metadata
 FROM fanouts f JOIN events e ON e.id = f.id WHERE f.id {in:ids}
 """)
 
 # Endpoints made after the event was accepted are not among those it was accepted for.
 _ENDPOINTS = sql("""
-SELECT id, lane, event_types FROM endpoints
+SELECT id, lane, event_types, filter FROM endpoints
 WHERE account = :account AND id > :cursor AND created_at <= :created_at
 ORDER BY id LIMIT :chunk
 """)
@@ -78,22 +79,23 @@ class Chunk:
 
 def _load(tx: Tx, claims: Sequence[Claim]) -> Mapping[str, Chunk]:
     chunks = {}
-    for event_id, account, cursor, event_type, created_at, deliver_at in tx.rows(
+    for event_id, account, cursor, event_type, created_at, deliver_at, *contents in tx.rows(
         _LOAD, ids=[claim.id for claim in claims]
     ):
         rows = tx.rows(
             _ENDPOINTS, account=account, cursor=cursor, created_at=created_at, chunk=CHUNK
+        )
+        asking = tuple(
+            Subscriber(id_, lane, stored_filter(text))
+            for id_, lane, patterns, text in rows
+            if matches(json.loads(patterns), event_type)
         )
         chunks[event_id] = Chunk(
             event_id,
             account,
             event_type,
             deliver_at,
-            tuple(
-                (id_, lane)
-                for id_, lane, patterns in rows
-                if matches(json.loads(patterns), event_type)
-            ),
+            tuple((subscriber.id, subscriber.lane) for subscriber in passing(asking, *contents)),
             cursor=rows[-1][0] if rows else cursor,
             last=len(rows) < CHUNK,
         )

@@ -10,15 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
+from penstock.events.filters import Filter, compile_filter
 from penstock.storage import Tx, sql
 
 # Accounts and event types are the callers' to choose, so what is kept of them has an end.
 _KEPT_ACCOUNTS: Final = 10_000
 _KEPT_TYPES: Final = 1_000
 
-_ENDPOINTS = sql("SELECT id, lane, event_types FROM endpoints WHERE account = :account ORDER BY id")
+_ENDPOINTS = sql("""
+SELECT id, lane, event_types, filter FROM endpoints WHERE account = :account ORDER BY id
+""")
+_CONTENTS = sql("SELECT payload, metadata FROM events WHERE id = :id")
 
 
 def matches(patterns: Iterable[str], event_type: str) -> bool:
@@ -37,6 +42,23 @@ class Subscriber:
 
     id: str
     lane: str
+    filter: Filter | None = None
+
+
+@lru_cache(maxsize=4096)
+def stored_filter(text: str | None) -> Filter | None:
+    """The filter of an endpoint from the text that is stored of it."""
+    return None if text is None else compile_filter(json.loads(text))
+
+
+def passing(
+    subscribers: tuple[Subscriber, ...], payload: str, metadata: str | None
+) -> tuple[Subscriber, ...]:
+    """Those whose filter the event's contents (JSON, as stored) pass."""
+    if all(subscriber.filter is None for subscriber in subscribers):
+        return subscribers
+    contents = json.loads(payload), None if metadata is None else json.loads(metadata)
+    return tuple(s for s in subscribers if s.filter is None or s.filter.matches(*contents))
 
 
 class Matcher:
@@ -52,7 +74,7 @@ class Matcher:
         self._answers: dict[str, tuple[Subscriber, ...]] = {}
 
     def match(self, event_type: str) -> tuple[Subscriber, ...]:
-        """The endpoints that take this event type, in id order."""
+        """The endpoints that ask for this event type, in id order, whatever they filter."""
         answer = self._answers.get(event_type)
         if answer is None:
             answer = tuple(
@@ -64,6 +86,20 @@ class Matcher:
                 self._answers.clear()
             self._answers[event_type] = answer
         return answer
+
+    def subscribers(
+        self, event_type: str, payload: str, metadata: str | None
+    ) -> tuple[Subscriber, ...]:
+        """The endpoints that take an event of these contents (JSON), in id order."""
+        return passing(self.match(event_type), payload, metadata)
+
+    def subscribers_of(self, tx: Tx, event_id: str, event_type: str) -> tuple[Subscriber, ...]:
+        """The same for an event that is stored."""
+        asking = self.match(event_type)
+        if all(subscriber.filter is None for subscriber in asking):
+            return asking
+        row = tx.one(_CONTENTS, id=event_id)
+        return () if row is None else passing(asking, *row)
 
     def named(self, event_type: str) -> tuple[Subscriber, ...]:
         """Those of them that ask for it by more than ``*``."""
@@ -90,8 +126,8 @@ class Catalogue:
         fresh = Matcher(
             version,
             [
-                (Subscriber(id_, lane), tuple(json.loads(patterns)))
-                for id_, lane, patterns in tx.rows(_ENDPOINTS, account=account)
+                (Subscriber(id_, lane, stored_filter(text)), tuple(json.loads(patterns)))
+                for id_, lane, patterns, text in tx.rows(_ENDPOINTS, account=account)
             ],
         )
         if len(self._matchers) >= _KEPT_ACCOUNTS:

@@ -91,6 +91,13 @@ class _EndpointFields(BaseModel):
     model_config = _STRICT
 
     event_types: Annotated[list[Pattern], Field(min_length=1, max_length=100)] = ["*"]
+    filter: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="Conditions on the contents, such as "
+            '`{"payload.total": {"gte": 100}}`; see the how-to page on filters.'
+        ),
+    ] = None
     description: Annotated[Plain, Field(max_length=500)] = ""
     headers: Annotated[dict[str, str], Field(max_length=50)] | None = None
     timeout: Annotated[float, Field(ge=1, le=30)] | None = None

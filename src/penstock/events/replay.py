@@ -261,7 +261,7 @@ def _missing(
     event_type: str,
     have: set[str],
 ) -> Iterable[Missing]:
-    for subscriber in acceptor.matcher(tx, account).match(event_type):
+    for subscriber in acceptor.matcher(tx, account).subscribers_of(tx, event_id, event_type):
         if subscriber.id not in have:
             yield Missing(event_id, subscriber.id, subscriber.lane, key)
 

@@ -16,6 +16,7 @@ from penstock.events import endpoints, routes_outbox
 from penstock.events.accept import Accepted, NewEvent, compact
 from penstock.events.deps import Deps
 from penstock.events.destinations import Destination, TargetRefused
+from penstock.events.filters import FilterRefused, compile_filter
 from penstock.events.http import HeaderRefused, check_headers
 from penstock.events.models import EndpointIn, EndpointPatch, RotateIn
 from penstock.events.refusal import Refused
@@ -49,6 +50,7 @@ def add(api: APIRouter, deps: Deps) -> None:
     async def create_endpoint(new: EndpointIn, caller: Caller) -> EndpointCreated:
         """The answer is the only place where the signing secret is ever shown."""
         fields = new.model_dump()
+        fields["filter_text"] = _checked_filter(fields.pop("filter"))
         if new.timeout is None:
             fields["timeout"] = deps.policy.timeout
         to = _destination(deps, new.kind)
@@ -88,11 +90,13 @@ def add(api: APIRouter, deps: Deps) -> None:
     ) -> EndpointView:
         """Only the given fields; pending deliveries go by the new values.
 
-        `null` removes `headers` and `rate_limit`; `timeout` and `schedule` become the server's.
+        `null` removes `filter`, `headers` and `rate_limit`; `timeout` and `schedule` become the server's.
         """
         changes = patch.changes()
         if changes.keys() & {"target", "headers"}:  # what the kind, which never changes, judges
             to = _destination(deps, (await view(caller.account, endpoint_id))["kind"])
+        if "filter" in changes:
+            changes["filter_text"] = _checked_filter(changes.pop("filter"))
         if "target" in changes:
             changes["target"] = await _checked_target(to, changes["target"])
         if "timeout" in changes and changes["timeout"] is None:
@@ -202,3 +206,15 @@ def _checked_headers(to: Destination, headers: dict[str, str] | None) -> dict[st
         return None if headers is None else check_headers(headers)
     except HeaderRefused as exc:
         raise problem_of(Refused("validation_failed", str(exc), "/headers")) from None
+
+
+def _checked_filter(value: dict[str, Any] | None) -> str | None:
+    """The filter as it is stored; a problem that points at the fault inside it."""
+    if value is None:
+        return None
+    try:
+        return compile_filter(value).text
+    except FilterRefused as refused:
+        raise problem_of(
+            Refused("validation_failed", refused.message, f"/filter{refused.pointer}")
+        ) from None

@@ -184,6 +184,7 @@ class EndpointView(BaseModel):
     target: str
     description: str
     event_types: list[str]
+    filter: dict[str, Any] | None
     header_names: list[str]
     timeout: float
     rate_limit: float | None
