@@ -17,7 +17,7 @@ from penstock.api.paging import Items, Paged
 from penstock.api.problems import PROBLEMS, Problem, invalid
 from penstock.api.routing import router
 from penstock.clock import from_datetime
-from penstock.events import query, routes_endpoints
+from penstock.events import query, routes_endpoints, routes_hooks
 from penstock.events.accept import Accepted, NewEvent, compact, new_event
 from penstock.events.deps import Deps
 from penstock.events.models import BatchIn, EventIn
@@ -186,6 +186,7 @@ def routes(deps: Deps) -> APIRouter:
         return EventDetail(**found)
 
     routes_endpoints.add(api, deps)
+    routes_hooks.add(api, deps)
     return api
 
 
