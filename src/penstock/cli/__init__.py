@@ -13,7 +13,7 @@ import typer
 from penstock import __version__
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
-from penstock.cli import isolated, serve
+from penstock.cli import isolated, listen, serve
 from penstock.cli import keys as keys_commands
 from penstock.cli.output import fail
 from penstock.client import Unreachable
@@ -47,6 +47,7 @@ def _options(
 serve.register(app)
 demo_command.register(app)
 isolated.register(app)
+listen.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
 
