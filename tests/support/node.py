@@ -15,6 +15,7 @@ _OUT_OF_REACH = re.compile(
     r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|EPROXY"
 )
 _SILENT = ["--no-audit", "--no-fund", "--no-update-notifier", "--ignore-scripts"]
+_RETRIES = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=3000"]
 
 
 def installed(example: Path, into: Path) -> Path:
@@ -44,7 +45,7 @@ def _packages(example: Path) -> Path:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(example / name, aside)
     done = subprocess.run(
-        ["npm", "ci", *_SILENT], cwd=aside, capture_output=True, text=True, check=False
+        ["npm", "ci", *_SILENT, *_RETRIES], cwd=aside, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         shutil.rmtree(aside)
