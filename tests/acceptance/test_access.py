@@ -121,6 +121,7 @@ async def test_another_account_sees_nothing(
                 event = (await mine.send(topic, wait=10))["event_id"]
                 key_id = (await mine.ok("POST", "/v1/keys", {"name": "mine"}))["id"]
                 ids = {"endpoint_id": endpoint, "event_id": event, "key_id": key_id}
+                ids["hook_id"] = endpoint
                 for method, path, _ in await _operations(mine):
                     if path in PUBLIC or "{" not in path:
                         continue

@@ -257,7 +257,21 @@ def test_the_first_hour(reader: Reader) -> None:
     reader.play(DOCS / "tutorial" / "first-hour.md")
 
 
-@pytest.mark.parametrize("page", ["rotate-a-secret", "write-jobs", "keep-it-running"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "filter-events",
+        "keep-and-delete-data",
+        "keep-it-running",
+        "keep-order",
+        "read-the-inbox",
+        "replay-and-recover",
+        "rotate-a-secret",
+        "send-mail-texts-and-queues",
+        "use-the-client",
+        "write-jobs",
+    ],
+)
 def test_how_to(reader: Reader, page: str) -> None:
     reader.play(DOCS / "how-to" / f"{page}.md")
 

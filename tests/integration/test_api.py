@@ -116,6 +116,7 @@ async def owned(app: FastAPI, database: Database) -> dict[str, str]:
     return {
         "key_id": key.id,
         "endpoint_id": endpoint["endpoint_id"],
+        "hook_id": endpoint["endpoint_id"],
         "event_id": event["event_id"],
         "replay_id": replay["replay_id"],
     }

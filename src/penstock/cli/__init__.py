@@ -11,7 +11,7 @@ import sys
 import typer
 
 from penstock import __version__
-from penstock.cli import data, isolated, serve
+from penstock.cli import data, isolated, listen, serve
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
@@ -48,6 +48,7 @@ serve.register(app)
 demo_command.register(app)
 isolated.register(app)
 data.register(app)
+listen.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
 

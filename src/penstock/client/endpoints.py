@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from penstock.client.calls import Call, Listing, at, nothing, reading
 from penstock.client.resources import (
@@ -39,6 +39,8 @@ class Endpoint(Value):
     old_secret_until: datetime | None
     created_at: datetime
     updated_at: datetime
+    filter: Mapping[str, Any] | None = None
+    on_dead: str = "continue"
 
 
 @dataclass(frozen=True, slots=True)

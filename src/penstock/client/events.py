@@ -28,6 +28,7 @@ class NewEvent:
     payload: Mapping[str, Any]
     metadata: Mapping[str, Any] | None = None
     idempotency_key: str | None = None
+    ordering_key: str | None = None
     deliver_at: datetime | str | None = None
 
     def body(self) -> dict[str, Any]:
@@ -37,6 +38,7 @@ class NewEvent:
             "payload": self.payload,
             "metadata": self.metadata,
             "idempotency_key": self.idempotency_key,
+            "ordering_key": self.ordering_key,
             "deliver_at": moment(self.deliver_at),
         }
         return {name: value for name, value in fields.items() if value is not None}
@@ -182,6 +184,7 @@ def send(
     *,
     metadata: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
+    ordering_key: str | None = None,
     deliver_at: datetime | str | None = None,
     wait: int = 0,
 ) -> Call[AcceptedEvent]:
@@ -191,7 +194,7 @@ def send(
     `wait`: seconds (at most 20) to hold the answer until every delivery was tried.
     """
     key = _new_key() if idempotency_key is None else idempotency_key
-    event = NewEvent(event_type, payload or {}, metadata, key, deliver_at)
+    event = NewEvent(event_type, payload or {}, metadata, key, ordering_key, deliver_at)
     return Call(
         "POST",
         at("events"),

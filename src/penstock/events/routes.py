@@ -17,7 +17,13 @@ from penstock.api.paging import Items, Paged
 from penstock.api.problems import PROBLEMS, Problem, invalid
 from penstock.api.routing import router
 from penstock.clock import from_datetime
-from penstock.events import query, routes_endpoints, routes_inbox, routes_replay
+from penstock.events import (
+    query,
+    routes_endpoints,
+    routes_hooks,
+    routes_inbox,
+    routes_replay,
+)
 from penstock.events.accept import Accepted, NewEvent, compact, new_event
 from penstock.events.deps import Deps
 from penstock.events.models import BatchIn, EventIn
@@ -188,6 +194,7 @@ def routes(deps: Deps) -> APIRouter:
     routes_replay.add(api, deps)
     routes_endpoints.add(api, deps)
     routes_inbox.add(api, deps)
+    routes_hooks.add(api, deps)
     return api
 
 

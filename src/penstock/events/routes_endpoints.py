@@ -90,7 +90,8 @@ def add(api: APIRouter, deps: Deps) -> None:
     ) -> EndpointView:
         """Only the given fields; pending deliveries go by the new values.
 
-        `null` removes `filter`, `headers` and `rate_limit`; `timeout` and `schedule` become the server's.
+        `null` removes `filter`, `headers` and `rate_limit`; `timeout` and `schedule` become the
+        server's.
         """
         changes = patch.changes()
         if changes.keys() & {"target", "headers"}:  # what the kind, which never changes, judges
