@@ -8,7 +8,7 @@ import time
 
 from bench.processes import machine
 
-NAMES = ("accept", "deliver", "claims", "backlog", "idle")
+NAMES = ("accept", "deliver", "claims", "backlog", "idle", "replay")
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 import pytest
-from tests.support import counters
 
 from penstock.clock import SECOND, ManualClock
 from penstock.errors import NotFound
@@ -22,6 +21,7 @@ from penstock.storage import Database, Tx, sql
 from penstock.work import lanes, ledger
 from penstock.work.kinds import AnyKind, Task
 from penstock.work.settlement import decide
+from support import counters
 from support.destinations import webhook
 
 pytestmark = pytest.mark.anyio
@@ -414,8 +414,8 @@ async def test_an_event_of_many_endpoints_is_taken_in_parts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drip, "MOST_PAIRS", 7)
-    monkeypatch.setattr(drip, "WINDOW", 2)
-    monkeypatch.setattr(drip, "STEP_ROWS", 5)
+    monkeypatch.setattr(drip, "NEAR", 2)
+    monkeypatch.setattr(drip, "SMALL", 3)
     for n in range(10):
         await world.endpoint(str(n))
     await world.accept(*["x"] * 5)
@@ -470,9 +470,36 @@ async def test_new_work_that_waits_comes_first(world: World) -> None:
     await world.step(world.replay)
     assert (await world.get(id_))["replayed"] == 0
     await world.push()
-    world.clock.advance(1)
+    world.clock.advance(drip.STEP)
     await world.step(world.replay)
-    assert (await world.get(id_))["replayed"] == 8
+    assert (await world.get(id_))["replayed"] == drip.SMALL
+
+
+async def test_a_replay_hurries_while_nothing_is_accepted(world: World, clock: ManualClock) -> None:
+    await world.endpoint(max_in_flight=256)
+    await world.accept(*["x"] * 100)
+    await world.push()
+    id_ = await world.start()
+
+    async def added() -> int:
+        before = (await world.get(id_))["replayed"]
+        await world.step(world.replay)
+        await world.push()
+        return int((await world.get(id_))["replayed"] - before)
+
+    assert await added() == drip.SMALL  # who knows how new the newest event is
+    clock.advance(drip.QUIET)
+    assert await added() == drip.LARGE
+    clock.advance(drip.HURRY)
+    assert await added() == drip.LARGE
+    await world.accept("new")
+    await world.push()
+    clock.advance(drip.HURRY)
+    assert await added() == drip.SMALL
+    clock.advance(drip.STEP / 2)
+    assert await added() == 0
+    clock.advance(drip.STEP / 2)
+    assert await added() == drip.SMALL
 
 
 async def test_a_disabled_endpoint_holds_up_nobody_else(world: World, clock: ManualClock) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import counters
 from typer.testing import CliRunner
 
 from penstock.cli import app
@@ -33,6 +32,7 @@ from penstock.storage.tables import metadata
 from penstock.work import circuit, lanes, ledger
 from penstock.work.kinds import Task
 from penstock.work.settlement import decide
+from support import counters
 from support.destinations import webhook
 
 pytestmark = pytest.mark.anyio

@@ -16,6 +16,7 @@ from penstock.events.fanout import fanout_kind
 from penstock.events.http import Failure, Response
 from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
+from penstock.events.replays import replay_kind
 from penstock.secretbox import SecretBox
 from penstock.storage import Database
 from penstock.storage.postgres import PostgresDatabase
@@ -94,6 +95,13 @@ class Engine:
                 lease=self.lease,
             ),
             fanout_kind(self.expiry, lease=self.lease),
+            replay_kind(
+                database=database,
+                clock=clock,
+                acceptor=self.acceptor,
+                expiry=self.expiry,
+                lease=self.lease,
+            ),
         ]
         worker = Worker(database, wakeups, waker, self.kinds, clock=clock, grace=5.0)
         database.subscribe(waker.on_notes)

@@ -1,5 +1,8 @@
 """How a replay adds rows: little by little, beside new work and never in front of it.
 
+While new events are being accepted, a step is small and the next one far off, so that what the
+two share (the processor, the disk, the writer) is new work's; while none are, a replay hurries.
+
 A step looks at a window of events, oldest first, and at the lanes of the deliveries it would
 make. A lane takes as much as it has room for: nothing while it is closed, paused or full, or new
 deliveries wait in it, and never more than a quarter of its cap at once. So a new event finds its
@@ -27,11 +30,15 @@ from penstock.work import lanes
 from penstock.work.lanes import Gate
 
 OUTSTANDING: Final = 1000  # rows that a replay has under way at most
-STEP: Final = 0.05  # seconds between steps while there is room
+STEP: Final = 0.05  # seconds between steps while new events are being accepted
+SMALL: Final = 4  # rows added in one of those
+HURRY: Final = 0.02  # seconds between steps while none are
+QUIET: Final = 1.0  # seconds without a new event after which a replay hurries
 READ_ON: Final = 0.005  # seconds between steps that found nothing to add
-STEP_ROWS: Final = 16  # rows added in one step
+LARGE: Final = 16  # rows added in a step while none are
 IN_HAND: Final = 32  # rows of a replay due or being sent at once, over all lanes
-WINDOW: Final = 500  # events looked at in one step
+NEAR: Final = 64  # events looked at in one step
+FAR: Final = 500  # the same, where the nearest ones hold nothing to send
 MOST_PAIRS: Final = 2000  # deliveries read in one step
 PATIENCE: Final = 1.0  # seconds
 MOST_BEHIND: Final = 32  # endpoints with a cursor of their own
@@ -40,6 +47,7 @@ _WINDOW = sql("""
 SELECT id, event_type, status, created_at, ordering_key FROM events
 WHERE account = :account AND id >= :start AND id <= :upto ORDER BY id LIMIT :window
 """)
+_NEWEST = sql("SELECT max(id) FROM events")
 _TOUCHED = sql("""
 SELECT DISTINCT event_id FROM deliveries WHERE event_id {in:ids} AND replay_id = :replay
 """)
@@ -90,6 +98,18 @@ class Progress:
     cursor: str
     behind: Mapping[str, str]
     exhausted: bool
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a process remembers of a replay between steps; nothing is lost with it but patience.
+
+    Times are monotonic seconds. `stuck`: since when lanes have had no room.
+    """
+
+    stuck: dict[str, float] = field(default_factory=dict)
+    newest: str | None = None  # the newest event of all
+    newest_at: float = 0.0  # when it was first seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +193,8 @@ def closed_for(gate: Gate) -> float | None:
     return 1.0 if gate.circuit != "closed" else None
 
 
-def plan(tx: Tx, acceptor: Acceptor, replay: Progress, stuck: dict[str, float], at: float) -> Step:
-    """The next step. `stuck`: since when (`at`, monotonic seconds) lanes have had no room."""
+def plan(tx: Tx, acceptor: Acceptor, replay: Progress, memory: Memory, at: float) -> Step:
+    """The next step; `at` is now, in monotonic seconds."""
     step = Step(replay, replay.cursor, dict(replay.behind), replay.exhausted)
     ((outstanding,),) = tx.rows(_OUTSTANDING, replay=replay.id)
     if replay.exhausted:
@@ -182,11 +202,23 @@ def plan(tx: Tx, acceptor: Acceptor, replay: Progress, stuck: dict[str, float], 
         step.finished, step.wait = outstanding == 0, 15.0
         return step
     ours = dict(tx.rows(_OURS, replay=replay.id))
-    budget = min(STEP_ROWS, IN_HAND - sum(ours.values()), OUTSTANDING - outstanding)
+    pace = _pace(tx, memory, at)
+    budget = min(
+        SMALL if pace == STEP else LARGE, IN_HAND - sum(ours.values()), OUTSTANDING - outstanding
+    )
     if budget <= 0:
-        step.wait = STEP if outstanding < OUTSTANDING else 0.5
+        step.wait = pace if outstanding < OUTSTANDING else 0.5
         return step
-    return _Planner(tx, acceptor, step, ours, budget, stuck, at).run()
+    return _Planner(tx, acceptor, step, ours, budget, memory.stuck, at, pace).run()
+
+
+def _pace(tx: Tx, memory: Memory, at: float) -> float:
+    """Seconds until the next step: whether anything was accepted lately decides."""
+    ((newest,),) = tx.rows(_NEWEST)
+    if newest != memory.newest:
+        # The first look cannot tell how old the newest event is.
+        memory.newest, memory.newest_at = newest, at
+    return HURRY if at - memory.newest_at >= QUIET else STEP
 
 
 class _Planner:
@@ -199,6 +231,7 @@ class _Planner:
         budget: int,
         stuck: dict[str, float],
         at: float,
+        pace: float,
     ) -> None:
         self.tx = tx
         self.acceptor = acceptor
@@ -208,6 +241,7 @@ class _Planner:
         self.budget = budget
         self.stuck = stuck
         self.at = at
+        self.pace = pace
         self.rooms: dict[str, int] = {}
         self.closed: dict[str, float] = {}
         self.waits: list[float] = []
@@ -224,9 +258,9 @@ class _Planner:
             self._behind(endpoint_id, lane_of[endpoint_id])
         step.exhausted = main_over and not step.behind
         if step.idle:
-            step.wait = min(self.waits, default=STEP)
-        elif not step.taken:
-            step.wait = READ_ON
+            step.wait = min(self.waits, default=self.pace)
+        else:
+            step.wait = self.pace if step.taken else READ_ON
         return step
 
     def _main(self, scan: Scan) -> bool:
@@ -253,7 +287,7 @@ class _Planner:
     def _behind(self, endpoint_id: str, lane: str) -> None:
         step = self.step
         if self.rooms.get(lane, 0) <= 0 or self.budget <= 0:
-            self.waits.append(self.closed.get(lane, STEP))
+            self.waits.append(self.closed.get(lane, self.pace))
             return
         # Up to where the others are; there it joins them again.
         upto = step.cursor.partition("/")[0]
@@ -271,7 +305,7 @@ class _Planner:
 
     def _take(self, pair: Pair) -> bool:
         if self.rooms.get(pair.lane, 0) <= 0 or self.budget <= 0:
-            self.waits.append(self.closed.get(pair.lane, STEP))
+            self.waits.append(self.closed.get(pair.lane, self.pace))
             return False
         self.rooms[pair.lane] -= 1
         self.budget -= 1
@@ -297,11 +331,17 @@ class _Planner:
 
     def _scan(self, cursor: str, upto: str, only: str | None) -> Scan:
         """The pairs after `cursor` in a window of events up to `upto`, of one endpoint or all."""
+        near = self._window(cursor, upto, only, NEAR)
+        if near.pairs or near.over:
+            return near
+        return self._window(cursor, upto, only, FAR)
+
+    def _window(self, cursor: str, upto: str, only: str | None, size: int) -> Scan:
         start, slash, after = cursor.partition("/")
         rows = self.tx.rows(
-            _WINDOW, account=self.replay.account, start=start, upto=upto, window=WINDOW
+            _WINDOW, account=self.replay.account, start=start, upto=upto, window=size
         )
-        full = len(rows) == WINDOW
+        full = len(rows) == size
         if rows and rows[0][0] == start and not slash:
             rows = rows[1:]
         looked = [row[0] for row in rows]

@@ -36,8 +36,8 @@ SET endpoints_version = {max}(accounts.endpoints_version + 1, excluded.endpoints
 
 _INSERT = sql("""
 INSERT INTO endpoints (id, account, kind, target, description, event_types, filter, headers,
-                       timeout, schedule, on_permanent, on_dead, secret, enabled, lane, version, created_at,
-                       updated_at)
+                       timeout, schedule, on_permanent, on_dead, secret, enabled, lane, version,
+                       created_at, updated_at)
 VALUES (:id, :account, :kind, :target, :description, :event_types, :filter, :headers, :timeout,
         :schedule, :on_permanent, :on_dead, :secret, :enabled, :lane, {now}, {now}, {now})
 """)

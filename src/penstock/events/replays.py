@@ -228,20 +228,19 @@ def replay_kind(
 ) -> Kind[Progress]:
     """The kind of work that replays; `expiry` as accept's, in seconds."""
     expiry_us = int(expiry * SECOND)
-    # Since when lanes have had no room, by replay. Forgotten with the process: it is patience.
-    stuck: dict[str, dict[str, float]] = {}
+    memories: dict[str, drip.Memory] = {}
 
     async def handle(task: Task[Progress]) -> Outcome:
         progress = task.data
-        waits = stuck.setdefault(progress.id, {})
+        if len(memories) > 1000:  # of replays that were cancelled or went to other processes
+            memories.clear()
+        memory = memories.setdefault(progress.id, drip.Memory())
         at = clock.monotonic()
         # Read beside the writer, so that looking holds nobody up.
-        step = await database.read(lambda tx: drip.plan(tx, acceptor, progress, waits, at))
+        step = await database.read(lambda tx: drip.plan(tx, acceptor, progress, memory, at))
         if step.finished:
-            stuck.pop(progress.id, None)
+            memories.pop(progress.id, None)
             return Done()
-        if len(stuck) > 1000:  # of replays that were cancelled or went to other processes
-            stuck.clear()
         return Done(step.wait, None if step.idle else partial(_write, step, expiry_us))
 
     return Kind(
