@@ -26,6 +26,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/events/batch": {"events": [{"event_type": "walk", "payload": {}}]},
     "POST /v1/endpoints": {"target": "http://127.0.0.1:9/"},
     "PATCH /v1/endpoints/{endpoint_id}": {"description": "walked"},
+    "POST /v1/endpoints/{endpoint_id}/recover": {"since": "2026-01-01T00:00:00Z"},
     "POST /v1/keys": {"name": "walk"},
 }
 
@@ -122,6 +123,8 @@ async def test_another_account_sees_nothing(
                 key_id = (await mine.ok("POST", "/v1/keys", {"name": "mine"}))["id"]
                 ids = {"endpoint_id": endpoint, "event_id": event, "key_id": key_id}
                 ids["hook_id"] = endpoint
+                replay = await mine.ok("POST", "/v1/replays", {"event_types": ["no.such"]})
+                ids["replay_id"] = replay["replay_id"]
                 for method, path, _ in await _operations(mine):
                     if path in PUBLIC or "{" not in path:
                         continue

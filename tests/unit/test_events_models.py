@@ -135,7 +135,7 @@ def test_a_key_given_from_outside_goes_before_the_field() -> None:
         {"schedule": [1] * 51},
         {"on_permanent": "short"},
         {"kind": "E-Mail"},
-        {"filter": {}},
+        {"filter": []},
         {"target": ""},
         {"description": "a\x00b"},
         {"description": "x" * 501},

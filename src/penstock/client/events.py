@@ -116,6 +116,9 @@ class Event(Value):
     message: str
     open_deliveries: int
     dead_deliveries: int
+    # While a reader of the inbox has it.
+    inbox_lease_id: str | None = None
+    inbox_leased_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,9 @@ class EventDetail(Value):
     dead_deliveries: int
     deliveries_total: int
     deliveries: tuple[DeliveryDetail, ...]
+    # While a reader of the inbox has it.
+    inbox_lease_id: str | None = None
+    inbox_leased_until: datetime | None = None
 
 
 def send(
