@@ -17,7 +17,6 @@ from penstock.storage import Tx, sql
 from penstock.storage.tables import deliveries, events
 from penstock.work import lanes
 
-STATUSES: Final = ("pending", "delivered", "failed", "replayed")
 MOST_DELIVERIES: Final = 100  # shown with one event
 MOST_ATTEMPTS: Final = 20  # shown with one delivery, the latest
 
