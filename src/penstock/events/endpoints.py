@@ -20,7 +20,7 @@ from penstock.events.matching import Subscriber
 from penstock.events.views import iso
 from penstock.ids import new_id
 from penstock.secretbox import SecretBox
-from penstock.storage import Tx, sql
+from penstock.storage import Database, Tx, sql
 from penstock.work import lanes
 
 TRIP_AFTER: Final = 10  # failures in a row that open the circuit
@@ -247,6 +247,23 @@ def disable(
     _raise_version(tx, account)
     lanes.configure(tx, lane, paused=True)
     return account, target, new
+
+
+async def remove(database: Database, account: str, endpoint_id: str) -> None:
+    """Delete the endpoint and cancel what waits for it.
+
+    The first chunk goes with the endpoint; the rest follows in transactions of its own, so that a
+    long backlog does not hold up everybody's writes. If the process dies in between, the engine
+    finds the rest without an endpoint and cancels it.
+    """
+
+    def first(tx: Tx) -> tuple[str, bool]:
+        lane = delete(tx, account, endpoint_id)
+        return lane, cancel_waiting(tx, lane)
+
+    lane, more = await database.unit(first)
+    while more:
+        more = await database.unit(lambda tx: cancel_waiting(tx, lane))
 
 
 def delete(tx: Tx, account: str, endpoint_id: str) -> str:

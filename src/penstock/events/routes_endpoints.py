@@ -118,11 +118,7 @@ def add(api: APIRouter, deps: Deps) -> None:
     @requires("endpoints:write")
     async def delete_endpoint(endpoint_id: str, caller: Caller) -> Response:
         """Its pending deliveries are cancelled; one that is being sent may still arrive."""
-        lane = await database.unit(lambda tx: endpoints.delete(tx, caller.account, endpoint_id))
-        # In chunks, so that a long backlog does not hold up everybody's writes. If the process
-        # dies in between, the engine finds the rest without an endpoint and cancels it.
-        while await database.unit(lambda tx: endpoints.cancel_waiting(tx, lane)):
-            pass
+        await endpoints.remove(database, caller.account, endpoint_id)
         return Response(status_code=204)
 
     @api.post(

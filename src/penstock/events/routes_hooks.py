@@ -135,9 +135,7 @@ def add(api: APIRouter, deps: Deps) -> None:
     @requires("endpoints:write")
     async def unsubscribe_hook(hook_id: str, caller: Caller) -> Response:
         """Its pending deliveries are cancelled, as when an endpoint is deleted."""
-        lane = await database.unit(lambda tx: endpoints.delete(tx, caller.account, hook_id))
-        while await database.unit(lambda tx: endpoints.cancel_waiting(tx, lane)):
-            pass
+        await endpoints.remove(database, caller.account, hook_id)
         return Response(status_code=204)
 
 
