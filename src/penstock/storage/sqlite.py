@@ -23,6 +23,7 @@ from sqlalchemy import Executable
 
 from penstock import errors
 from penstock.clock import Clock
+from penstock.storage.checkpoint import Checkpointer
 from penstock.storage.database import Notes, Outbox, Subscriber, Tx, Unit
 from penstock.storage.lock import lock_of
 from penstock.storage.sql import Statement, compile_core, sql
@@ -40,6 +41,8 @@ _PRAGMAS: Final = (
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-65536",  # KiB
     "PRAGMA journal_size_limit=67108864",  # bytes; the log shrinks to it after a burst
+    # Pages (64 MiB): a bound, for the case that the owner's checkpointer falls behind.
+    "PRAGMA wal_autocheckpoint=16384",
 )
 _REFUSED = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
@@ -191,6 +194,7 @@ class SqliteDatabase:
         self._writes = _Queue()
         self._reads = _Queue()
         self._threads: list[threading.Thread] = []
+        self._checkpointer = Checkpointer(lambda: connect(self.path)) if owner else None
 
     async def open(self) -> None:
         """Take the lock and connect; subscribers will be called on this event loop."""
@@ -209,6 +213,8 @@ class SqliteDatabase:
             self._start("penstock-writer", self._writer, self._writes)
             for number in range(READERS):
                 self._start(f"penstock-reader-{number}", self._reader, self._reads)
+            if self._checkpointer is not None:
+                self._checkpointer.start()
         except BaseException:
             self.close_sync()
             raise
@@ -219,6 +225,8 @@ class SqliteDatabase:
         self._reads.close(READERS)
         for thread in self._threads:
             thread.join()
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
         if self._lock is not None:
             self._lock.release()
 
@@ -306,6 +314,8 @@ class SqliteDatabase:
             try:
                 self._commit(connection, batch)
                 self.commits += 1
+                if self._checkpointer is not None:
+                    self._checkpointer.committed()
                 metrics.observe(UNITS_PER_COMMIT, len(batch))
             except BaseException as exc:
                 _roll_back(connection, batch, exc)
