@@ -15,6 +15,10 @@ from contextlib import closing, suppress
 from typing import Final
 
 EVERY: Final = 64  # commits; of some 20 pages each, so about as often as SQLite would
+# SQLite flushes the file only if nothing was committed while the log was moved; what it leaves
+# unflushed, the kernel writes in one go much later, which holds up everybody's flushes. The second
+# pass has next to nothing to move, so one of a few meets a moment without a commit.
+PASSES: Final = 8
 
 
 class Checkpointer:
@@ -56,4 +60,11 @@ class Checkpointer:
                     return
                 self._due.clear()
                 with suppress(sqlite3.Error):
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                    _checkpoint(connection)
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    for _ in range(PASSES):
+        _busy, logged, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if moved == logged:
+            return
