@@ -137,6 +137,10 @@ async def test_a_remote_server_by_url_and_key(server: Up, tmp_path: Path, topic:
     [
         (("events", "send", "a", "{}"), 4),  # nobody there
         (("events", "tail", "--once"), 4),
+        (("events", "replay", "evt_1"), 4),
+        (("events", "replay", "--status", "failed"), 4),
+        (("events", "replay"), 2),
+        (("replays", "list"), 4),
         (("events", "send", "a", "not json"), 2),
         (("events", "send", "a", "[1]"), 2),
         (("events", "send", "a", "@missing.json"), 2),

@@ -267,6 +267,7 @@ def test_the_first_hour(reader: Reader) -> None:
         "read-the-inbox",
         "replay-and-recover",
         "rotate-a-secret",
+        "send-events",
         "send-mail-texts-and-queues",
         "use-the-client",
         "write-jobs",
