@@ -324,6 +324,7 @@ async def test_replays(do: Driver, receiver: Receiver, topic: str) -> None:
         status="replayed",
         since=sent[1].created_at,
         until=datetime.now(UTC),
+        endpoint_id=made.endpoint_id,
     )
     assert started.filter.event_types == (topic,)
     assert started.filter.status == "replayed"
