@@ -137,6 +137,10 @@ async def test_a_remote_server_by_url_and_key(server: Up, tmp_path: Path, topic:
     [
         (("events", "send", "a", "{}"), 4),  # nobody there
         (("events", "tail", "--once"), 4),
+        (("events", "replay", "evt_1"), 4),
+        (("events", "replay", "--status", "failed"), 4),
+        (("events", "replay"), 2),
+        (("replays", "list"), 4),
         (("events", "send", "a", "not json"), 2),
         (("events", "send", "a", "[1]"), 2),
         (("events", "send", "a", "@missing.json"), 2),
@@ -204,16 +208,18 @@ async def test_the_demo_plays_to_its_end_and_stays_up(
     assert again.stdout.count("answers: ") == text.count("answers: ")
 
 
-async def test_ctrl_c_while_tailing_is_quiet(server: Up) -> None:
+async def test_ctrl_c_while_tailing_is_quiet(server: Up, api: Api, topic: str) -> None:
+    await api.send(topic)
+    since = ("--since", "2020-01-01T00:00:00Z")
     tail = subprocess.Popen(
-        [sys.executable, "-m", "penstock", "events", "tail"],
+        [sys.executable, "-m", "penstock", "events", "tail", *since, "--event-type", topic],
         env=environment(server.data),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    await asyncio.sleep(1.5)
-    assert tail.poll() is None
+    assert tail.stdout is not None
+    assert topic in await asyncio.to_thread(tail.stdout.readline)
     tail.send_signal(signal.SIGINT)
     out, err = await asyncio.to_thread(tail.communicate, timeout=10)
 

@@ -21,6 +21,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -55,7 +56,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     found = []
     for language, info, text in _FENCE.findall(page.read_text()):
-        words = dict(word.partition("=")[::2] for word in info.split())
+        words = dict(word.partition("=")[::2] for word in shlex.split(info))
         found.append(Block(language, words, text))
     return found
 
@@ -267,6 +268,7 @@ def test_the_first_hour(reader: Reader) -> None:
         "read-the-inbox",
         "replay-and-recover",
         "rotate-a-secret",
+        "send-events",
         "send-mail-texts-and-queues",
         "use-the-client",
         "write-jobs",

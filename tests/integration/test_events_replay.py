@@ -502,6 +502,25 @@ async def test_a_replay_hurries_while_nothing_is_accepted(world: World, clock: M
     assert await added() == drip.SMALL
 
 
+async def test_a_replay_for_a_disabled_endpoint_says_what_it_waits_for(
+    world: World, clock: ManualClock
+) -> None:
+    closed = await world.endpoint("a")
+    await world.accept("x")
+    await world.push()
+    await world.database.unit(lambda tx: endpoints.switch(tx, "default", closed, enabled=False))
+    id_ = await world.start(endpoint_id=closed)
+    await world.step(world.replay)
+    assert (await world.get(id_))["behind"] == [closed]
+    listed = await world.database.read(lambda tx: replays.page(tx, "default", None, 10))
+    assert [each["behind"] for each in listed] == [[closed]]
+    await world.database.unit(lambda tx: endpoints.switch(tx, "default", closed, enabled=True))
+    assert (await world.get(id_))["behind"] == []
+    clock.advance(6)
+    found = await world.run(id_)
+    assert (found["status"], found["behind"], found["delivered"]) == ("done", [], 1)
+
+
 async def test_a_disabled_endpoint_holds_up_nobody_else(world: World, clock: ManualClock) -> None:
     closed = await world.endpoint("a")
     await world.endpoint("b")

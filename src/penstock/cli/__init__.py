@@ -15,8 +15,9 @@ from penstock.cli import data, isolated, listen, serve
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
+from penstock.cli import replays as replays_commands
 from penstock.cli.output import fail
-from penstock.client import Unreachable
+from penstock.client import ApiError, Unreachable
 from penstock.errors import PenstockError, SettingsError
 
 app = typer.Typer(
@@ -27,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_UNUSABLE = frozenset({400, 413, 422})  # the server's words for what is wrong with the input
 
 
 def _version(asked: bool) -> None:
@@ -51,6 +54,7 @@ data.register(app)
 listen.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
+app.add_typer(replays_commands.app, name="replays")
 
 
 def main() -> None:
@@ -61,6 +65,8 @@ def main() -> None:
         fail(str(exc), code=2)
     except Unreachable as exc:
         fail(str(exc), code=4)
+    except ApiError as exc:
+        fail(str(exc), code=2 if exc.status in _UNUSABLE else 1)
     except PenstockError as exc:
         fail(str(exc))
     except KeyboardInterrupt:

@@ -44,9 +44,13 @@ from penstock.client.events import (
     Event,
     EventDetail,
     NewEvent,
+    ReplayedEvent,
     Why,
 )
+from penstock.client.inbox import InboxEvent, InboxOutcome, Lease
 from penstock.client.keys import CreatedKey, Key
+from penstock.client.outbox import OutboxItem
+from penstock.client.replays import Replay, ReplayFilter
 from penstock.client.values import Failure, Problem, Value
 
 __all__ = [
@@ -68,9 +72,16 @@ __all__ = [
     "Event",
     "EventDetail",
     "Failure",
+    "InboxEvent",
+    "InboxOutcome",
     "Key",
+    "Lease",
     "NewEvent",
+    "OutboxItem",
     "Problem",
+    "Replay",
+    "ReplayFilter",
+    "ReplayedEvent",
     "RotatedSecret",
     "SentTest",
     "Unreachable",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 from penstock._version import __version__
@@ -16,6 +16,8 @@ from penstock.client.values import Failure, Problem
 from penstock.errors import PenstockError
 
 T = TypeVar("T")
+# None leaves a parameter out, several values repeat it.
+Query: TypeAlias = Mapping[str, str | int | Sequence[str] | None]
 
 # Repeating may help. 429 came before anything was done, so it is safe for every call.
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -95,7 +97,7 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[Answer], T]
-    query: Mapping[str, str | int | None] = field(default_factory=dict)
+    query: Query = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
@@ -104,7 +106,7 @@ class Call(Generic[T]):
     def target(self) -> str:
         """Path and query."""
         given = {name: value for name, value in self.query.items() if value is not None}
-        return f"{self.path}?{urlencode(given)}" if given else self.path
+        return f"{self.path}?{urlencode(given, doseq=True)}" if given else self.path
 
     def content(self) -> bytes | None:
         """The body as it is sent; ValueError or TypeError if it is no JSON."""
@@ -157,7 +159,7 @@ def describe(
     path: str,
     body: Any = None,
     *,
-    query: Mapping[str, str | int | None] | None = None,
+    query: Query | None = None,
     headers: Mapping[str, str] | None = None,
     repeatable: bool | None = None,
     held: float = 0.0,

@@ -166,6 +166,7 @@ class EventDetail(EventAccepted):
     """An event with its contents and what became of it; of many deliveries the first 100."""
 
     deliver_at: str | None
+    ordering_key: str | None
     payload: dict[str, Any]
     metadata: dict[str, Any] | None
     open_deliveries: int
