@@ -1,0 +1,9 @@
+"""Which carriers there are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from penstock.tracking.carriers.base import Spec
+
+CARRIERS: Final[dict[str, Spec]] = {spec.name: spec for spec in ()}
