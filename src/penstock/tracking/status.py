@@ -143,8 +143,8 @@ def fold(before: State, found: Found, known: Iterable[Scan] = (), *, now: int) -
     known = in_order(known)
     scans = in_order(known, found.scans)
     end = _end(before, found, scans, horizon)
-    if before.terminal and end is None:
-        return _after_the_end(before, found, scans, horizon)
+    if before.terminal and end is None and not _is_revived(before, found, horizon):
+        return _proven(before, found, scans, horizon)
     stale = _is_stale(before, found, known, horizon)
     if end is not None:
         after = replace(end, eta=before.eta, eta_offset=before.eta_offset)
@@ -201,13 +201,10 @@ def _summary(before: State, found: Found, at: int | None) -> State:
     )
 
 
-def _after_the_end(before: State, found: Found, scans: Sequence[Scan], horizon: int) -> State:
-    if before.status != "expired":
-        return _proven(before, found, scans, horizon)
+def _is_revived(before: State, found: Found, horizon: int) -> bool:
+    """Whether something happened after the shipment was given up."""
     at = _since(found, found.scans, horizon)
-    if at is None or before.status_at is None or at <= before.status_at:
-        return before
-    return _summary(before, found, at)
+    return before.status == "expired" and at is not None and at > (before.status_at or _NEVER)
 
 
 def _is_stale(before: State, found: Found, known: Sequence[Scan], horizon: int) -> bool:
