@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,7 +19,13 @@ from yarl import URL
 
 from penstock._version import __version__
 from penstock.clock import Clock, to_datetime
-from penstock.tracking.carriers.base import Forbidden, RateLimited, Unavailable
+from penstock.tracking.carriers.base import (
+    Answer,
+    Forbidden,
+    Malformed,
+    RateLimited,
+    Unavailable,
+)
 
 Kind = Literal[
     "timeout_connect",  # no connection in time: DNS, TCP and TLS together
@@ -160,6 +166,21 @@ def refused(reply: Reply, clock: Clock) -> Forbidden | RateLimited | Unavailable
             return Unavailable(f"HTTP {status}", f"http_{status}")
         case _:
             return None
+
+
+def unexpected(reply: Reply) -> Unavailable:
+    """What an answer is that the carrier does not document: another server, most likely."""
+    return Unavailable(
+        f"an unexpected HTTP {reply.status}; is the base URL right?", f"http_{reply.status}"
+    )
+
+
+def one_parcel(number: str, read: Callable[..., Answer], *about: object) -> Answer:
+    """What `read` makes of `about`; a parcel that it stumbles over must not spoil the others."""
+    try:
+        return read(*about)
+    except Exception as error:  # whatever it is, it is about the shape of this one parcel
+        return Malformed(number, f"the answer cannot be read ({type(error).__name__})")
 
 
 def retry_after(value: str | None, clock: Clock) -> float | None:

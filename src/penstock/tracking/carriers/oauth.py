@@ -53,6 +53,11 @@ class Tokens:
             self._under_way = asyncio.create_task(self._fetch())
         return await asyncio.shield(self._under_way)
 
+    def scrub(self, text: str) -> str:
+        """`text` without the credential and the token."""
+        token = () if self._token is None else (self._token.value,)
+        return self._credential.scrub(text, *token)
+
     def spoil(self, token: Token) -> None:
         """`token` was not accepted: fetch another. One that came since is kept."""
         if self._token is token:
@@ -94,6 +99,23 @@ class Tokens:
         return Token(value, self._clock.monotonic() + life * FRESH_FOR)
 
 
+async def with_token(
+    tokens: Tokens, ask: Callable[[str], Awaitable[Reply | Unavailable]]
+) -> Reply | Refusal:
+    """What `ask` says, given a token; once more with a new one if it says 401 to the first."""
+    for last in (False, True):
+        token = await tokens.get()
+        if not isinstance(token, Token):
+            return token
+        reply = await ask(token.value)
+        if isinstance(reply, Unavailable) or reply.status != 401:
+            return reply
+        tokens.spoil(token)
+        if last:
+            return reply
+    raise AssertionError("unreachable")
+
+
 def error_code(body: Any) -> str | None:
     """The code of an error, in any of the shapes that carriers and RFC 6749 give it."""
     code: Any = None
@@ -108,7 +130,7 @@ def error_code(body: Any) -> str | None:
             pass
     if isinstance(code, int) and not isinstance(code, bool):
         code = str(code)
-    if isinstance(code, str) and re.fullmatch(r"[A-Za-z0-9 ._-]{1,80}", code, re.ASCII):
+    if isinstance(code, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,80}", code, re.ASCII):
         return code
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from penstock.tracking.carriers import fedex, ups, usps
 from penstock.tracking.carriers.base import Spec
 
-CARRIERS: Final[dict[str, Spec]] = {spec.name: spec for spec in ()}
+CARRIERS: Final[dict[str, Spec]] = {spec.name: spec for spec in (ups.SPEC, usps.SPEC, fedex.SPEC)}
