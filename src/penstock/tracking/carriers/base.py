@@ -124,7 +124,7 @@ class Credential:
     def scrub(self, text: str, *others: str) -> str:
         """`text` without any of the values, nor of `others`: servers do repeat what was sent."""
         for value in (*self.values.values(), *others):
-            if value:
+            if len(value) >= 4:  # a shorter one would blot out half of the text
                 text = text.replace(value, HIDDEN)
         return text
 

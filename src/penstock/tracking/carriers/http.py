@@ -41,7 +41,7 @@ Kind = Literal[
 ]
 
 CONNECT = 3.0  # seconds
-READ = 10.0  # seconds, from one byte to the next
+READ = 10.0  # seconds
 MAX_BODY = 4 * 2**20  # bytes; thirty parcels with all their scans are some hundred kilobytes
 MAX_RETRY_AFTER = 86_400.0  # seconds; the longest quota of any carrier is a day
 
@@ -60,20 +60,19 @@ class Reply:
     retry_after: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """In seconds: until connected, between two reads; both together bound the whole call."""
-
-    connect: float = CONNECT
-    read: float = READ
-
-
 def carrier_session(
-    *, limit: int = 100, ssl_context: ssl.SSLContext | None = None
+    *,
+    connect: float = CONNECT,
+    read: float = READ,
+    limit: int = 100,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> aiohttp.ClientSession:
     """The pool that all carriers may share; call it inside a running loop, and close it.
 
-    `ssl_context` replaces the default trust store.
+    `connect` is how long a connection may take, `read` how long each part of the answer, both
+    in seconds; together they bound a call. Keep `limit` at or above the calls that run at once:
+    waiting for a free connection counts as connecting. `ssl_context` replaces the default trust
+    store.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
@@ -84,6 +83,7 @@ def carrier_session(
             "Accept": "application/json",
             "Accept-Encoding": "identity",  # a small gzip body may hold gigabytes
         },
+        timeout=aiohttp.ClientTimeout(total=connect + read, connect=connect, sock_read=read),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
@@ -99,13 +99,12 @@ async def call(
     query: Mapping[str, str] | None = None,
     document: object = None,
     form: Mapping[str, str] | None = None,
-    timeouts: Timeouts = Timeouts(),
     limit: int = MAX_BODY,
 ) -> Reply | Unavailable:
     """Ask once. `document` is sent as JSON, `form` URL-encoded; at most one of them.
 
-    A path in `url` must be encoded already. A status that says no is a `Reply` all the same:
-    what it means is for the carrier to say, see `refused`.
+    The session says how long it may take. A path in `url` must be encoded already. A status that
+    says no is a `Reply` all the same: what it means is for the carrier to say, see `refused`.
     """
     target = URL(url, encoded=True)
     if query:
@@ -119,11 +118,6 @@ async def call(
             json=document,
             data=form,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=timeouts.connect + timeouts.read,
-                connect=timeouts.connect,
-                sock_read=timeouts.read,
-            ),
         )
         connected = True
         async with response:
@@ -137,11 +131,11 @@ async def call(
     status = response.status
     if 300 <= status < 400:
         return Unavailable(f"answered with a redirect ({status}), not followed", "redirect")
-    if content is None:
-        return Unavailable(f"answered with more than {limit} bytes", "too_large")
     good = 200 <= status < 300
+    if content is None and good:
+        return Unavailable(f"answered with more than {limit} bytes", "too_large")
     try:
-        body = json.loads(content)
+        body = json.loads(content or b"")
     except (ValueError, RecursionError):
         if good:
             return Unavailable(f"answered with {status} and a body that is no JSON", "not_json")
