@@ -47,6 +47,15 @@ from penstock.client.events import (
     Why,
 )
 from penstock.client.keys import CreatedKey, Key
+from penstock.client.shipments import (
+    Candidate,
+    Candidates,
+    Import,
+    RowError,
+    Scan,
+    Shipment,
+    ShipmentDetail,
+)
 from penstock.client.values import Failure, Problem, Value
 
 __all__ = [
@@ -57,6 +66,8 @@ __all__ = [
     "Batch",
     "BatchResult",
     "BatchSummary",
+    "Candidate",
+    "Candidates",
     "Client",
     "CreatedEndpoint",
     "CreatedKey",
@@ -68,11 +79,16 @@ __all__ = [
     "Event",
     "EventDetail",
     "Failure",
+    "Import",
     "Key",
     "NewEvent",
     "Problem",
     "RotatedSecret",
+    "RowError",
+    "Scan",
     "SentTest",
+    "Shipment",
+    "ShipmentDetail",
     "Unreachable",
     "Value",
     "Why",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -12,6 +13,7 @@ from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers
 from penstock.client.endpoints import AsyncEndpoints
 from penstock.client.events import AsyncEvents
 from penstock.client.keys import AsyncKeys
+from penstock.client.shipments import AsyncShipments
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession
@@ -42,6 +44,7 @@ class AsyncClient:
         self.events = AsyncEvents(self)
         self.endpoints = AsyncEndpoints(self)
         self.keys = AsyncKeys(self)
+        self.shipments = AsyncShipments(self)
 
     @property
     def url(self) -> str:
@@ -98,7 +101,8 @@ class AsyncClient:
             async with session.request(
                 call.method,
                 URL(self.url + call.target(), encoded=True),
-                data=content,
+                # aiohttp warns of long bytes, which it would send in one go.
+                data=content if call.csv is None else io.BytesIO(call.csv),
                 headers=headers(call, self._address.key),
                 timeout=timeout,
                 allow_redirects=False,

@@ -17,6 +17,7 @@ from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers
 from penstock.client.endpoints import Endpoints
 from penstock.client.events import Events
 from penstock.client.keys import Keys
+from penstock.client.shipments import Shipments
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class Client:
         self.events = Events(self)
         self.endpoints = Endpoints(self)
         self.keys = Keys(self)
+        self.shipments = Shipments(self)
 
     @property
     def url(self) -> str:
