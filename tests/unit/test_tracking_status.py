@@ -19,7 +19,6 @@ from penstock.tracking.status import (
     fold,
     in_order,
     is_terminal,
-    turned_back,
 )
 
 HOUR = 3600 * SECOND
@@ -156,14 +155,6 @@ def test_on_its_way_back_a_parcel_is_still_in_motion():
     assert follow(answer(TRANSIT, going), answer(TRANSIT, going, OUT)).status == "return_to_sender"
     again = scan(50, "in_transit")
     assert follow(answer(TRANSIT, going), answer(TRANSIT, going, again)).status == "in_transit"
-
-
-def test_a_delivery_after_turning_back_is_one_to_the_sender():
-    going, handed = scan(40, "return_to_sender"), scan(70, "delivered")
-    assert turned_back([TRANSIT, going, handed], handed.at)
-    assert turned_back([TRANSIT, going, handed], None)
-    assert not turned_back([TRANSIT, handed], handed.at)
-    assert not turned_back([scan(80, "return_to_sender")], handed.at)
 
 
 def test_a_clock_that_ran_ahead_does_not_freeze_a_shipment():

@@ -91,10 +91,10 @@ class State:
     text: str = ""  # the carrier's own
     status_at: int | None = None  # when it came to be so; None = the carrier does not say
     delivered_at: int | None = None  # to the recipient; None = not, or the carrier does not say
-    delivered_offset: int | None = None
     eta: int | None = None
-    eta_offset: int | None = None
     signed_by: str | None = None
+    delivered_offset: int | None = None
+    eta_offset: int | None = None
 
     @property
     def terminal(self) -> bool:
@@ -113,17 +113,6 @@ def in_order(*several: Iterable[Scan]) -> tuple[Scan, ...]:
     """All of them, each once, in the order in which they happened."""
     once = {scan.fingerprint(): scan for scans in several for scan in scans}
     return tuple(sorted(once.values(), key=lambda scan: (scan.at, scan.fingerprint())))
-
-
-def turned_back(scans: Iterable[Scan], delivered_at: int | None) -> bool:
-    """Whether a delivery at that time was one to the sender: it was on its way back before.
-
-    For carriers that call both the same; the ones that tell them apart need no such guess.
-    """
-    return any(
-        scan.status == "return_to_sender" and (delivered_at is None or scan.at <= delivered_at)
-        for scan in scans
-    )
 
 
 def expired(before: State, now: int) -> State:
