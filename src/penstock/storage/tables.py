@@ -443,7 +443,7 @@ shipments = Table(
     Column("service", Text),
     # How often the status changed: what makes the name of each change's event.
     Column("changes", Integer, nullable=False, server_default=text("0")),
-    Column("news_at", BigInteger),  # when something new was last heard
+    Column("news_at", BigInteger, nullable=False),  # when something new was last heard
     Column("last_checked_at", BigInteger),  # when the carrier last answered
     # The latest check's trouble; NULL = it had none. Never a status.
     Column("error_kind", Text),
@@ -460,6 +460,24 @@ shipments = Table(
         unique=True,
         postgresql_where=text("status = 'pending'"),
         sqlite_where=text("status = 'pending'"),
+    ),
+    # How many of each status a lane has, by which their checks are spaced.
+    Index(
+        "shipments_census",
+        "lane",
+        "tracking_status",
+        postgresql_where=text("status = 'pending'"),
+        sqlite_where=text("status = 'pending'"),
+    ),
+    # Those that wait for their first check.
+    Index(
+        "shipments_new",
+        "lane",
+        "due_at",
+        postgresql_where=text(
+            "status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL"
+        ),
+        sqlite_where=text("status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL"),
     ),
     Index("shipments_account", "account", "id"),
     Index("shipments_account_status", "account", "tracking_status", "id"),

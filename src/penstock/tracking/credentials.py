@@ -18,7 +18,7 @@ from typing import Any, Final
 from penstock.errors import SecretBoxError
 from penstock.secretbox import SecretBox
 from penstock.storage import Tx, sql
-from penstock.tracking.budgets import pace
+from penstock.tracking.budgets import DAY, pace
 from penstock.tracking.carriers.base import Budget, Credential, Spec
 from penstock.tracking.refusal import Refused
 from penstock.work import lanes
@@ -103,6 +103,10 @@ class Credentials:
     def budget(self, carrier: str) -> Budget:
         """What one credential may call."""
         return self._budgets.get(carrier, self.specs[carrier].budget)
+
+    def rows_per_day(self, carrier: str) -> float:
+        """How many shipments one credential may ask for in a day, its calls being full."""
+        return pace(self.budget(carrier)).rate * DAY * self.specs[carrier].per_call
 
     def has_own(self, carrier: str) -> bool:
         """Whether the deployment has a credential with the carrier."""

@@ -15,27 +15,37 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from penstock.clock import SECOND
 from penstock.errors import Conflict, ConstraintViolated, NotFound
 from penstock.ids import new_id
 from penstock.storage import Statement, Tx, sql
 from penstock.tracking import tell
 from penstock.tracking.credentials import CHECK, Credentials
+from penstock.tracking.intervals import first_check
 from penstock.work import lanes
 from penstock.work.emit import Emit
 
 ACTIVE: Final = "pending"  # the work's status while a shipment is followed
+AT_ONCE: Final = 10  # new shipments of one lane whose first check is due at once
 
 _INSERT = sql(f"""
 INSERT INTO shipments (id, account, carrier, tracking_number, label, reference, ship_date,
                        postal_code, metadata, status, created_at, updated_at, news_at, lane, due_at)
 VALUES (:id, :account, :carrier, :tracking_number, :label, :reference, :ship_date, :postal_code,
-        :metadata, '{ACTIVE}', {{now}}, {{now}}, {{now}}, :lane, {{now}})
+        :metadata, '{ACTIVE}', {{now}}, {{now}}, {{now}}, :lane, :due_at)
 ON CONFLICT (account, carrier, tracking_number) WHERE status = '{ACTIVE}' DO NOTHING
 """)  # noqa: S608
 _FOLLOWED = sql(f"""
 SELECT id FROM shipments WHERE account = :account AND carrier = :carrier
   AND tracking_number = :tracking_number AND status = '{ACTIVE}'
 """)  # noqa: S608
+# What waits for its first check: whether that is many, and when the last of them is due.
+_NEW = f"""
+FROM shipments WHERE lane = :lane AND status = '{ACTIVE}' AND last_checked_at IS NULL
+  AND error_kind IS NULL
+"""
+_CROWD = sql(f"SELECT count(*) FROM (SELECT 1 {_NEW} LIMIT {AT_ONCE}) AS some")  # noqa: S608
+_LAST = sql(f"SELECT max(due_at) {_NEW}")
 _ONE = sql("SELECT * FROM shipments WHERE id = :id AND account = :account")
 _SCANS = sql("""
 SELECT at, zone_offset, status, sub_status, code, text, place, seen_at
@@ -97,6 +107,7 @@ def create(
         "carrier": shipment.carrier,
         "tracking_number": shipment.tracking_number,
     }
+    due_at = _first_check(tx, lane, credentials.rows_per_day(shipment.carrier))
     for _ in range(3):  # one that is in the way may be stopped just then
         id_ = new_id("shp")
         stored = tx.run(
@@ -109,9 +120,10 @@ def create(
             postal_code=shipment.postal_code,
             metadata=shipment.metadata,
             lane=lane,
+            due_at=due_at,
         )
         if stored:
-            lanes.wake(tx, CHECK, lane)
+            lanes.wake(tx, CHECK, lane, (due_at - tx.now()) / SECOND)
             tell.created(tx, emit, get(tx, account, id_))
             return Created(id_, new=True)
         found = tx.one(_FOLLOWED, **key)
@@ -188,6 +200,21 @@ def delete(tx: Tx, account: str, shipment_id: str) -> None:
     """Delete it with its scans; a check under way leads to nothing. NotFound if not there."""
     if not tx.run(_DELETE, id=shipment_id, account=account):
         raise NotFound("There is no such shipment.")
+
+
+def _first_check(tx: Tx, lane: str, rows_per_day: float) -> int:
+    """When a new shipment is checked first: at once, unless many are new.
+
+    Those are spread over half of the budget: parcels that are out for delivery must not wait until
+    all of an import was looked up.
+    """
+    now = tx.now()
+    if tx.one(_CROWD, lane=lane) != (AT_ONCE,):
+        return now
+    last = tx.one(_LAST, lane=lane)
+    if last is None or last[0] is None:  # a worker has them all in hand
+        return now
+    return max(now, int(last[0] + first_check(1, rows_per_day) * SECOND))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The events that shipments tell, each once.
+"""The events that tracking tells, each once.
 
 ====================================  =======================================================
 event type                            when
@@ -9,6 +9,8 @@ event type                            when
 ``shipment.exception``                its status became that
 ``shipment.expired``                  nothing was heard for too long
 ``shipment.status_changed``           its status became any other
+``carrier.circuit_opened``            a carrier does not answer; not again when a probe fails
+``carrier.circuit_closed``            it is asked again
 ====================================  =======================================================
 
 One change is one event, of the type that says most: whoever subscribes to ``shipment.*`` hears of
@@ -24,10 +26,14 @@ from typing import Any, Final
 
 from penstock.clock import to_iso
 from penstock.storage import Tx
+from penstock.tracking.credentials import SETTINGS
+from penstock.work.circuit import Changed
 from penstock.work.emit import Emit
 
 CREATED: Final = "shipment.created"
 STATUS_CHANGED: Final = "shipment.status_changed"
+CIRCUIT_OPENED: Final = "carrier.circuit_opened"
+CIRCUIT_CLOSED: Final = "carrier.circuit_closed"
 _OWN_TYPE: Final = frozenset({"out_for_delivery", "delivered", "exception", "expired"})
 
 
@@ -42,6 +48,20 @@ def changed(tx: Tx, emit: Emit, row: Mapping[str, Any], previous: str) -> None:
     event_type = f"shipment.{status}" if status in _OWN_TYPE else STATUS_CHANGED
     told = payload(row) | {"previous_status": previous}
     emit(tx, row["account"], event_type, told, f"shipment:{row['id']}:{row['changes']}")
+
+
+def circuit(tx: Tx, emit: Emit, account: str, change: Changed) -> None:
+    """The circuit of a carrier's lane opened or closed."""
+    event_type = CIRCUIT_OPENED if change.state == "open" else CIRCUIT_CLOSED
+    _, carrier, credential = change.lane.split(":", 2)
+    told: dict[str, Any] = {
+        "carrier": carrier,
+        "credential": SETTINGS if credential == SETTINGS else "account",
+        "reason": change.reason,
+    }
+    if change.open_for is not None:
+        told["seconds"] = round(change.open_for, 1)
+    emit(tx, account, event_type, told, f"{event_type}:{change.lane}:{change.generation}")
 
 
 def payload(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def upgrade() -> None:
         sa.Column("signed_by", sa.Text),
         sa.Column("service", sa.Text),
         _count("changes"),
-        sa.Column("news_at", sa.BigInteger),
+        sa.Column("news_at", sa.BigInteger, nullable=False),
         sa.Column("last_checked_at", sa.BigInteger),
         sa.Column("error_kind", sa.Text),
         _count("consecutive_errors"),
@@ -71,6 +71,13 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=active,
         sqlite_where=active,
+    )
+    _partial("shipments_census", "shipments", ["lane", "tracking_status"], "status = 'pending'")
+    _partial(
+        "shipments_new",
+        "shipments",
+        ["lane", "due_at"],
+        "status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL",
     )
     op.create_index("shipments_account", "shipments", ["account", "id"])
     op.create_index("shipments_account_status", "shipments", ["account", "tracking_status", "id"])
