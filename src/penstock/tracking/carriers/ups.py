@@ -48,7 +48,7 @@ class Ups:
     def __init__(
         self, credential: Credential, base_url: str, session: aiohttp.ClientSession, clock: Clock
     ) -> None:
-        self._base_url = base_url
+        self._base_url = base_url.rstrip("/")
         self._session = session
         self._clock = clock
         pair = f"{credential.values['client_id']}:{credential.values['client_secret']}"

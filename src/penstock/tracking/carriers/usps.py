@@ -54,7 +54,7 @@ class Usps:
         self, credential: Credential, base_url: str, session: aiohttp.ClientSession, clock: Clock
     ) -> None:
         self._credential = credential
-        self._base_url = base_url
+        self._base_url = base_url.rstrip("/")
         self._session = session
         self._clock = clock
         self._tokens = oauth.Tokens(self._ask_token, credential, clock)
