@@ -23,6 +23,7 @@ from penstock.tracking.shipments import NewShipment
 KNOWN: Final = ("carrier", "tracking_number", "label", "reference", "ship_date", "postal_code")
 METADATA: Final = "metadata."
 MOST_COLUMNS: Final = 100
+MOST_EMPTY: Final = 100  # rows above the head
 TEMPLATE: Final = (
     ",".join((*KNOWN, f"{METADATA}order"))
     + "\r\nsandbox,SBXDELIVERED1,Blue chair,customer 7,2026-01-31,40202,1042\r\n"
@@ -44,13 +45,16 @@ def head(start: bytes, *, final: bool, carrier: str | None) -> tuple[Head, Place
     """
     delimiter = delimiter_of(start)
     place, found = Place(), list[Row | Fault]()
-    while not found:
+    while not found and place.row <= MOST_EMPTY:
         rest = start[place.at :]
         found, after = read(rest, place, final=final, delimiter=delimiter, most=1)
         if after == place:
             message = "The file is empty. Begin it with the names of its columns."
             return [Fault(1, "empty_file", message)]
         place = after
+    if not found:
+        message = f"The first {MOST_EMPTY} rows are empty. Begin with the names of the columns."
+        return [Fault(1, "missing_header", message)]
     (first,) = found
     if isinstance(first, Fault):
         return [first]

@@ -64,7 +64,7 @@ _PARTS = sql("""
 SELECT content FROM shipment_import_parts
 WHERE import_id = :id AND number >= :first AND number <= :last ORDER BY number
 """)
-_STATUS = sql("SELECT status FROM shipment_imports WHERE id = :id {lock}")
+_STATUS = sql("SELECT status FROM shipment_imports WHERE id = :id")
 _MOVE = sql("""
 UPDATE shipment_imports SET cursor = :cursor, row = :row, inside = :inside,
   created = created + :created, existing = existing + :existing, failed = failed + :failed
@@ -258,7 +258,7 @@ def _write(
     emit: Emit,
     tx: Tx,
 ) -> None:
-    if tx.one(_STATUS, id=work.id) != ("pending",):  # cancelled since the step was begun
+    if tx.one(_STATUS, id=work.id) == ("cancelled",):  # since the step was begun
         return
     created = existing = 0
     faults: list[Fault] = []

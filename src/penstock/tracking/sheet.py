@@ -22,6 +22,7 @@ from typing import Final
 MOST_BYTES: Final = 32 * 1024  # of one record
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_EMPTY: Final = 50  # empty records that count as one: they cost next to nothing
 _DELIMITERS: Final = ",;\t"
 
 
@@ -135,11 +136,11 @@ def read(
     """Up to `most` records of `window`, which begins at `place`, and where the next one begins.
 
     `final`: the window reaches to the end of the file. Else it must hold more than `MOST_BYTES`, or
-    nothing may come of it. Empty records are counted and left out.
+    nothing may come of it. Empty records are numbered and left out.
     """
     found: list[Row | Fault] = []
     at, row, inside = 0, place.row, place.inside
-    while at < len(window) and row - place.row < most:
+    while at < len(window) and len(found) < most and row - place.row < most * _EMPTY:
         if inside:
             end = _line_end(window, at, final=final)
             if end is None:

@@ -44,7 +44,7 @@ _NEW = f"""
 FROM shipments WHERE lane = :lane AND status = '{ACTIVE}' AND last_checked_at IS NULL
   AND error_kind IS NULL
 """
-_CROWD = sql(f"SELECT count(*) FROM (SELECT 1 {_NEW} LIMIT {AT_ONCE}) AS some")  # noqa: S608
+_CROWD = sql(f"SELECT count(*) FROM (SELECT 1 {_NEW} LIMIT {AT_ONCE}) AS crowd")  # noqa: S608
 _LAST = sql(f"SELECT max(due_at) {_NEW}")
 _ONE = sql("SELECT * FROM shipments WHERE id = :id AND account = :account")
 _SCANS = sql("""
