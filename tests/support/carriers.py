@@ -350,6 +350,93 @@ def usps_error(status: int, message: str, **headers: str) -> Reply:
     return Reply({"apiVersion": "/tracking/v3r2", "error": error}, status, headers)
 
 
+# --- DHL ---------------------------------------------------------------------------------
+
+
+def dhl_event(
+    code: str = "transit", text: str = "Processed", at: str = "2026-03-21T09:30:15+01:00"
+) -> dict[str, Any]:
+    return {
+        "timestamp": at,
+        "location": {"address": {"addressLocality": "Bonn", "countryCode": "DE"}},
+        "statusCode": code,
+        "status": text.upper(),
+        "description": text,
+    }
+
+
+def dhl_shipment(number: str, *events: Any, **more: Any) -> dict[str, Any]:
+    """Its newest event, which stands first, is its status."""
+    told = list(events) or [dhl_event()]
+    return {
+        "id": number,
+        "service": "express",
+        "origin": {"address": {"countryCode": "DE"}},
+        "destination": {"address": {"countryCode": "FR"}},
+        "status": told[0],
+        "events": told,
+        "details": {"product": {"productName": "EXPRESS WORLDWIDE"}},
+        **more,
+    }
+
+
+def dhl_found(*shipments: Any) -> Reply:
+    return Reply({"shipments": list(shipments)})
+
+
+def dhl_error(status: int, title: str = "", detail: str = "", **headers: str) -> Reply:
+    problem = {"status": status, "title": title, "detail": detail, "instance": "/shipment/1"}
+    return Reply(problem, status, {"Content-Type": "application/problem+json", **headers})
+
+
+# --- Royal Mail --------------------------------------------------------------------------
+
+
+def royal_mail_event(
+    code: str = "EVDAC", name: str = "Item received", at: str = "2026-03-21T09:30:15+00:00"
+) -> dict[str, Any]:
+    return {
+        "eventCode": code,
+        "eventName": name,
+        "eventDateTime": at,
+        "locationName": "Stafford DO",
+    }
+
+
+def royal_mail_piece(
+    number: str, *events: Any, category: str = "IN TRANSIT", **more: Any
+) -> dict[str, Any]:
+    """Its newest event, which stands first, is the last event of its summary."""
+    told = list(events) or [royal_mail_event()]
+    return {
+        "mailPieceId": "090367574000000FE1E1B",
+        "carrierShortName": "RM",
+        "carrierFullName": "Royal Mail Group Ltd",
+        "summary": {
+            "uniqueItemId": "090367574000000FE1E1B",
+            "oneDBarcode": number,
+            "productName": "Special Delivery Guaranteed",
+            "lastEventCode": told[0]["eventCode"],
+            "lastEventName": told[0]["eventName"],
+            "lastEventDateTime": told[0]["eventDateTime"],
+            "lastEventLocationName": told[0]["locationName"],
+            "statusDescription": "A few words about it",
+            "statusCategory": category,
+        },
+        "events": told,
+        **more,
+    }
+
+
+def royal_mail_found(piece: Any) -> Reply:
+    return Reply({"mailPieces": piece})
+
+
+def royal_mail_error(status: int, code: str, description: str, **headers: str) -> Reply:
+    error = {"errorCode": code, "errorDescription": description, "errorCause": "Some cause."}
+    return Reply({"httpCode": str(status), "httpMessage": "-", "errors": [error]}, status, headers)
+
+
 # --- All of them -------------------------------------------------------------------------
 
 
@@ -368,6 +455,10 @@ class Spoken:
 
 def _ups_number(call: Call) -> str:
     return call.path.rpartition("/")[2]
+
+
+def _royal_mail_number(call: Call) -> str:
+    return call.path.split("/")[-2]
 
 
 _CLIENT = {"client_id": CLIENT_ID, "client_secret": SECRET}
@@ -405,5 +496,25 @@ SPOKEN: dict[str, Spoken] = {
             *({"trackingNumber": one, "trackingEvents": 7} for one in usps_asked(call))
         ),
         lambda status, said="Some error.", **headers: usps_error(status, said, **headers),
+    ),
+    "dhl": Spoken(
+        {"api_key": SECRET},
+        ("3318810025", "8487135506"),
+        lambda call: dhl_found(dhl_shipment(call.query["trackingNumber"])),
+        lambda _: dhl_error(404, "No result found", "No shipment with given tracking number."),
+        lambda _: dhl_found({"status": [], "events": 7}),
+        lambda status, said="Some error.", **headers: dhl_error(status, "-", said, **headers),
+        tokens=False,
+    ),
+    "royal_mail": Spoken(
+        _CLIENT,
+        ("FQ087430672GB", "RB123456785GB"),
+        lambda call: royal_mail_found(royal_mail_piece(_royal_mail_number(call))),
+        lambda _: royal_mail_error(404, "E1142", "Barcode reference is not recognised"),
+        lambda _: royal_mail_found({"summary": 7, "events": 7}),
+        lambda status, said="Some error.", **headers: royal_mail_error(
+            status, "E0009", said, **headers
+        ),
+        tokens=False,
     ),
 }
