@@ -255,7 +255,7 @@ def _failure(number: str, failure: Failure, found: Journey, hours: float) -> Ans
         case "limited":
             end = found.script.fails[1]
             left = 30.0 if end == math.inf else (end - hours) * 3600 / found.speed
-            return RateLimited(min(left, 30.0))
+            return RateLimited(round(min(left, 30.0), 3))
         case "unavailable":
             return Unavailable("HTTP 503", "http_503")
         case "timeout":
