@@ -195,6 +195,16 @@ async def test_a_credential_that_may_not_track_is_forbidden_after_one_renewal(
     assert len(server.calls) == 2
 
 
+@pytest.mark.parametrize(("name", "product"), [("usps", "Tracking API"), ("fedex", "Track API")])
+async def test_an_application_without_the_product_is_told_what_to_look_at(
+    server: CarrierServer, carrier: Carrier, spoken: Spoken, product: str
+) -> None:
+    server.answers(spoken.error(401))
+    answer = await ask(carrier)
+    assert isinstance(answer, Forbidden), answer
+    assert product in answer.text
+
+
 @pytest.mark.parametrize("status", [400, 401, 403])
 @pytest.mark.parametrize("name", WITH_TOKENS)
 async def test_a_wrong_secret_is_forbidden_and_nothing_is_tracked(
@@ -244,6 +254,30 @@ async def test_a_token_call_that_is_asked_too_often(
 ) -> None:
     server.answers_token_calls(spoken.error(429, **{"Retry-After": "30"}))
     assert await ask(carrier) == RateLimited(30.0)
+
+
+async def test_an_error_of_another_kind_is_no_verdict_on_the_number(
+    server: CarrierServer, carrier: Carrier, spoken: Spoken
+) -> None:
+    """Nor on the carrier: it answered, and what it minds may be our own doing."""
+    server.answers(spoken.error(409))
+    answer = await ask(carrier)
+    assert isinstance(answer, Malformed), answer
+    assert "409" in answer.reason or "SOME.ERROR" in answer.reason
+
+
+async def test_a_slash_at_the_end_of_the_base_url_does_no_harm(
+    name: str,
+    server: CarrierServer,
+    session: aiohttp.ClientSession,
+    clock: ManualClock,
+    spoken: Spoken,
+) -> None:
+    carrier = made_for(name, f"{server.url}/", session, clock)
+    server.answers(spoken.found)
+    assert isinstance(await ask(carrier), Found)
+    await carrier.close()
+    assert "//" not in server.calls[0].path
 
 
 async def test_503_in_html_is_an_outage(server: CarrierServer, carrier: Carrier) -> None:

@@ -118,7 +118,7 @@ class Dhl:
         self, credential: Credential, base_url: str, session: aiohttp.ClientSession, clock: Clock
     ) -> None:
         self._credential = credential
-        self._base_url = base_url
+        self._base_url = base_url.rstrip("/")
         self._session = session
         self._clock = clock
 
@@ -157,7 +157,9 @@ class Dhl:
             return http.unexpected(reply)
         if reply.status == 404:
             return NotFound(number, said)
-        return Invalid(number, said)
+        if reply.status == 400:
+            return Invalid(number, said)
+        return Malformed(number, f"HTTP {reply.status}: {said}")
 
 
 def _parcel(query: Query, body: Any) -> Answer:

@@ -36,6 +36,7 @@ from penstock.tracking.status import Scan, Status
 
 _PER_CALL: Final = 30
 _LENGTHS: Final = range(8, 41)
+_NO_ACCESS: Final = "does its project include the Track API (Basic Integrated Visibility)?"
 
 Meaning = tuple[Status, str | None]
 
@@ -113,7 +114,7 @@ class FedEx:
         reply = await oauth.with_token(self._tokens, ask)
         if not isinstance(reply, Reply):
             return reply
-        common = http.refused(reply, self._clock)
+        common = http.refused(reply, self._clock, hint=_NO_ACCESS)
         if common is not None:
             return common
         if 200 <= reply.status < 300:

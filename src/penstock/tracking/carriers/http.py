@@ -143,15 +143,19 @@ async def call(
     return Reply(status, body, response.headers.get("Retry-After"))
 
 
-def refused(reply: Reply, clock: Clock) -> Forbidden | RateLimited | Unavailable | None:
+def refused(
+    reply: Reply, clock: Clock, *, hint: str = ""
+) -> Forbidden | RateLimited | Unavailable | None:
     """What a status means with every carrier; None where it depends on which one it is.
 
     408 and 5xx are the carrier's trouble, 429 asks for patience, 401 and 403 are about the
-    credential. (A 401 comes here only after the token was renewed.)
+    credential: `hint` says what to look at then. (A 401 comes here only after the token was
+    renewed.)
     """
     match reply.status:
         case 401 | 403:
-            return Forbidden(None, f"the credential is not accepted (HTTP {reply.status})")
+            said = f"the credential is not accepted (HTTP {reply.status})"
+            return Forbidden(None, f"{said}; {hint}" if hint else said)
         case 429:
             return RateLimited(retry_after(reply.retry_after, clock))
         case 408 | 500 | 501 | 502 | 503 | 504 | 505:

@@ -75,7 +75,7 @@ class RoyalMail:
         self, credential: Credential, base_url: str, session: aiohttp.ClientSession, clock: Clock
     ) -> None:
         self._credential = credential
-        self._base_url = base_url
+        self._base_url = base_url.rstrip("/")
         self._session = session
         self._clock = clock
 
@@ -117,9 +117,9 @@ class RoyalMail:
         said = self._credential.scrub(f"{code} {text}".strip())
         if reply.status == 404:
             return NotFound(number, said)
-        if code in _HEADERS_REFUSED:
-            return Malformed(number, said)
-        return Invalid(number, said)
+        if reply.status == 400 and code not in _HEADERS_REFUSED:
+            return Invalid(number, said)
+        return Malformed(number, f"HTTP {reply.status}: {said}")
 
 
 def _item(number: str, body: Any) -> Answer:

@@ -7,6 +7,7 @@ A number that it does not know is a 404, or a 200 with a warning and no package.
 
 from __future__ import annotations
 
+import re
 import uuid
 from base64 import b64encode
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ from penstock.tracking.carriers.ups_codes import CODES, TYPES, Meaning
 from penstock.tracking.status import RETURNED, Scan
 
 _LENGTHS: Final = range(7, 35)  # of an inquiry number, by the specification
+_NO_NUMBER: Final = frozenset(("TV1002", "150022", "151018"))
+_NO_NUMBER_TEXT: Final = re.compile(r"invalid (inquiry|tracking) ?number", re.IGNORECASE)
 
 
 class Ups:
@@ -99,7 +102,7 @@ class Ups:
         said = self._tokens.scrub(f"{code} {message}".strip())
         if reply.status == 404:
             return NotFound(number, said)
-        if code in ("TV1002", "150022", "151018") or "invalid" in message.lower():
+        if code in _NO_NUMBER or _NO_NUMBER_TEXT.search(message):
             return Invalid(number, said)
         return Malformed(number, f"HTTP {reply.status}: {said}")
 

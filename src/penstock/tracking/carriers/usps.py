@@ -41,6 +41,7 @@ from penstock.tracking.status import RETURNED, Scan
 
 _PER_CALL: Final = 35
 _LENGTHS: Final = range(4, 35)
+_NO_ACCESS: Final = "has USPS granted the application access to its Tracking API?"
 _TAG: Final = re.compile(r"<[^<>]*>")
 
 
@@ -82,7 +83,7 @@ class Usps:
             return reply
         if isinstance(reply.body, list):  # each number with its own status, whatever that of all
             return self._parcels(queries, reply.body)
-        common = http.refused(reply, self._clock)
+        common = http.refused(reply, self._clock, hint=_NO_ACCESS)
         if common is not None:
             return common
         if 200 <= reply.status < 300:
