@@ -139,6 +139,16 @@ async def test_a_failure_that_does_not_name_its_number_is_known_by_its_place(ask
     assert [type(answer) for answer in answers.values()] == [Found, NotFound]
 
 
+async def test_a_number_that_comes_back_without_its_zip_code_is_known(ask: Asked) -> None:
+    routed = f"42038101{NUMBER}"
+    ask.server.answers(usps_reply(usps_parcel(OTHER), usps_parcel(NUMBER)))
+    answers = await ask.all(OTHER, routed)
+    assert [type(answer) for answer in answers.values()] == [Found, Found]
+    ask.server.answers(usps_reply(usps_parcel(OTHER), usps_parcel(NUMBER)))
+    answers = await ask.all(NUMBER, NUMBERS[0])  # that is the other one, in another place
+    assert [type(answer) for answer in answers.values()] == [Found, Malformed]
+
+
 async def test_a_number_that_the_answer_does_not_mention(ask: Asked) -> None:
     ask.server.answers(usps_reply(usps_parcel(OTHER)))
     answers = await ask.all(NUMBER, OTHER)

@@ -97,16 +97,17 @@ class Usps:
         return {number: self._said_no(number, str(reply.status), error)}
 
     def _parcels(self, queries: Sequence[Query], body: Any) -> dict[str, Answer]:
-        parcels = [one for one in body if isinstance(one, dict)]
-        # What is wrong with a number may come without it: then its place in the list tells.
-        in_place = len(body) == len(queries)
-        by_number = {read.text(one, "trackingNumber"): one for one in parcels}
+        asked = {query.number for query in queries}
+        by_number = {read.text(one, "trackingNumber"): one for one in body if isinstance(one, dict)}
         answers: dict[str, Answer] = {}
         for index, query in enumerate(queries):
             parcel = by_number.get(query.number)
-            if parcel is None and in_place and isinstance(body[index], dict):
-                nameless = not read.text(body[index], "trackingNumber")
-                parcel = body[index] if nameless else None
+            if parcel is None and len(body) == len(queries) and isinstance(body[index], dict):
+                # What is wrong with a number may come without it, and what begins with a ZIP code
+                # (420 and five or nine digits) may come without that: then its place tells.
+                name = read.text(body[index], "trackingNumber")
+                if name not in asked and query.number.endswith(name):
+                    parcel = body[index]
             answers[query.number] = http.one_parcel(
                 query.number, self._parcel, query.number, parcel
             )
