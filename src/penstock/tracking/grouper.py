@@ -96,7 +96,9 @@ class Grouper:
             call.add_done_callback(self._calls.discard)
 
     async def _call(self, carrier: Carrier, part: Sequence[_Waiting]) -> None:
-        queries = {waiting.query.number: waiting.query for waiting in reversed(part)}
+        queries: dict[str, Query] = {}
+        for waiting in part:
+            queries.setdefault(waiting.query.number, waiting.query)
         began = self._clock.monotonic()
         try:
             answers = await carrier.fetch(list(queries.values()))
