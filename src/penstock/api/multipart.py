@@ -105,7 +105,9 @@ class FormFile:
             return True
         if self.found:
             raise _malformed("it holds more than one file")
-        self.found, self.filename = True, filename
+        self.found = True
+        if filename is not None:  # browsers send it as UTF-8, whatever the RFCs say of headers
+            self.filename = filename.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         self._state = "file"
         return True
 
