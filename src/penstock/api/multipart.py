@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 from typing import Final, Literal
 
 from penstock.api.problems import Problem
@@ -96,7 +96,9 @@ class FormFile:
             raise _malformed("the headers of a part are too long")
         if end < 0:
             return False
-        headers = BytesHeaderParser().parsebytes(self._buffer[:end].lstrip(b"\r\n"))
+        # Browsers send file names as UTF-8, whatever the RFCs say of headers.
+        text = self._buffer[:end].lstrip(b"\r\n").decode("utf-8", "replace")
+        headers = HeaderParser().parsestr(text)
         self._buffer = self._buffer[end + 4 :]
         name = headers.get_param("name", header="content-disposition")
         filename = headers.get_filename()
@@ -105,9 +107,7 @@ class FormFile:
             return True
         if self.found:
             raise _malformed("it holds more than one file")
-        self.found = True
-        if filename is not None:  # browsers send it as UTF-8, whatever the RFCs say of headers
-            self.filename = filename.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        self.found, self.filename = True, filename
         self._state = "file"
         return True
 
