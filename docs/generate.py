@@ -26,6 +26,10 @@ from penstock.cli import app as commands
 from penstock.runtime import migrate, open_runtime
 from penstock.settings import load_settings, settings_table
 from penstock.storage.tables import work_columns
+from penstock.tracking.carriers import fedex
+from penstock.tracking.carriers import ups_codes as ups_codes_module
+from penstock.tracking.carriers import usps_codes as usps_codes_module
+from penstock.tracking.carriers.registry import CARRIERS
 
 REFERENCE = Path(__file__).parent / "reference"
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -234,6 +238,61 @@ def _limits(field: Mapping[str, Any]) -> str:
     return ", ".join(found).replace("|", "\\|")
 
 
+def carriers() -> str:
+    """Every carrier: what it takes, and what is asked of it at most."""
+    return table(
+        ("Carrier", "Name", "Numbers a call", "Calls at most", "Credential", "Base URL"),
+        (
+            (
+                spec.title,
+                f"`{spec.name}`",
+                str(spec.per_call),
+                f"{spec.budget.per_day:,} a day, {_rate(spec.budget.per_second)}",
+                ", ".join(f"`{field.name}` ({field.title})" for field in spec.fields) or "none",
+                f"`{spec.base_url}`",
+            )
+            for spec in CARRIERS.values()
+            if spec.name != "sandbox"
+        ),
+    )
+
+
+def _rate(per_second: float) -> str:
+    if per_second >= 1:
+        return f"{per_second:g} a second"
+    return f"one in {1 / per_second:.3g} seconds"
+
+
+def ups_codes() -> str:
+    """What each status code of UPS means."""
+    return _codes(ups_codes_module.CODES)
+
+
+def fedex_codes() -> str:
+    """What each status code of FedEx means."""
+    return _codes(fedex.CODES)
+
+
+def usps_codes() -> str:
+    """What each event code of USPS means."""
+    return _codes(usps_codes_module.EVENTS)
+
+
+def _codes(meanings: Mapping[str, tuple[str, str | None] | None]) -> str:
+    by_meaning: dict[tuple[str, str | None] | None, list[str]] = {}
+    for code, meaning in meanings.items():
+        by_meaning.setdefault(meaning, []).append(f"`{code}`")
+    return table(
+        ("Status", "Sub-status", "Codes"),
+        (
+            (f"`{meaning[0]}`", f"`{meaning[1]}`" if meaning[1] else "", " ".join(codes))
+            if meaning
+            else ("(stays as it is)", "", " ".join(codes))
+            for meaning, codes in by_meaning.items()
+        ),
+    )
+
+
 _made: list[tuple[list[Route], dict[str, Any]]] = []
 
 
@@ -254,14 +313,18 @@ async def _make() -> tuple[list[Route], dict[str, Any]]:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "carriers": carriers,
     "cli": cli,
     "endpoint-fields": endpoint_fields,
     "event-fields": event_fields,
+    "fedex-codes": fedex_codes,
     "log-events": log_events,
     "metrics": metrics,
     "problems": problems,
     "routes": routes,
     "settings": settings,
+    "ups-codes": ups_codes,
+    "usps-codes": usps_codes,
     "work-schema": work_schema,
 }
 
