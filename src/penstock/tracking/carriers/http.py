@@ -64,7 +64,7 @@ def carrier_session(
     *,
     connect: float = CONNECT,
     read: float = READ,
-    limit: int = 100,
+    limit: int = 256,
     ssl_context: ssl.SSLContext | None = None,
 ) -> aiohttp.ClientSession:
     """The pool that all carriers may share; call it inside a running loop, and close it.
