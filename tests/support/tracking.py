@@ -32,7 +32,7 @@ from penstock.tracking.grouper import Grouper
 from penstock.tracking.poll import Parcel, check_kind, circuits
 from penstock.tracking.shipments import NewShipment
 from penstock.tracking.status import Scan, Status
-from penstock.work import ledger
+from penstock.work import lanes, ledger
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.settlement import decide
 
@@ -173,6 +173,8 @@ class World:
                     emit=lambda *_: None,
                 )
             tx.run(sql("UPDATE shipments SET due_at = {now} WHERE due_at IS NOT NULL"))
+            # Many workers' worth of calls at once: what is tried out is not the cap.
+            lanes.configure(tx, lane_of(carrier, None), max_in_flight=1000)
 
         await self.database.unit(make)
 
