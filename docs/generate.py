@@ -179,6 +179,11 @@ def endpoint_fields() -> str:
     return _fields("EndpointIn")
 
 
+def shipment_fields() -> str:
+    """The body of POST /v1/shipments."""
+    return _fields("ShipmentIn")
+
+
 def _fields(model: str) -> str:
     schema = _application()[1]["components"]["schemas"][model]
     required = schema.get("required", [])
@@ -205,8 +210,8 @@ def _type(field: Mapping[str, Any]) -> str:
         return " or ".join(f'`"{one}"`' for one in field["enum"])
     if field["type"] == "array":
         return f"array of {_type(field['items'])}"
-    if field.get("format") == "date-time":
-        return "time"
+    if field.get("format") in ("date", "date-time"):
+        return "date" if field["format"] == "date" else "time"
     return str(field["type"])
 
 
@@ -305,7 +310,7 @@ def _application() -> tuple[list[Route], dict[str, Any]]:
 
 async def _make() -> tuple[list[Route], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = load_settings(data_dir=folder, services="events", database_url="")
+        chosen = load_settings(data_dir=folder, services="events,tracking", database_url="")
         await asyncio.to_thread(migrate, chosen)
         async with open_runtime(chosen, isolate=False) as runtime:
             app = runtime.http()
@@ -323,6 +328,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "problems": problems,
     "routes": routes,
     "settings": settings,
+    "shipment-fields": shipment_fields,
     "ups-codes": ups_codes,
     "usps-codes": usps_codes,
     "work-schema": work_schema,

@@ -100,11 +100,14 @@ class _ShipmentFields(BaseModel):
     metadata: Metadata | None = None
 
 
-class ShipmentIn(_ShipmentFields):
-    """A parcel to be followed."""
-
+class _Parcel(BaseModel):
     carrier: Carrier
     tracking_number: Number
+
+
+class ShipmentIn(_ShipmentFields, _Parcel):
+    """A parcel to be followed."""
+
     strict: Annotated[
         bool,
         Field(description="Refuse a number whose check digit is wrong, instead of only saying so."),
