@@ -414,6 +414,8 @@ idempotency_keys = Table(
 
 # `status` is the work's: pending while the shipment is followed, then done, cancelled or dead.
 # What is known of the parcel is `tracking_status` and the columns after it.
+_URGENT = "tracking_status = 'out_for_delivery' AND due_at IS NOT NULL AND lease_until IS NULL"
+
 shipments = Table(
     "shipments",
     metadata,
@@ -478,6 +480,14 @@ shipments = Table(
             "status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL"
         ),
         sqlite_where=text("status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL"),
+    ),
+    # Those out for delivery, which go before the others of their lane.
+    Index(
+        "shipments_urgent",
+        "lane",
+        "due_at",
+        postgresql_where=text(_URGENT),
+        sqlite_where=text(_URGENT),
     ),
     Index("shipments_account", "account", "id"),
     Index("shipments_account_status", "account", "tracking_status", "id"),

@@ -48,7 +48,7 @@ from penstock.tracking.census import Census
 from penstock.tracking.clients import Clients
 from penstock.tracking.credentials import CHECK, Credentials, lane_of
 from penstock.tracking.grouper import Grouper
-from penstock.tracking.intervals import Facts, Stretch, is_expired, next_check
+from penstock.tracking.intervals import URGENT, Facts, Stretch, is_expired, next_check
 from penstock.tracking.status import Scan, State, expired, fold
 from penstock.work.backoff import exponential
 from penstock.work.circuit import Changed, OnChange
@@ -98,6 +98,19 @@ WHERE id = :id RETURNING *
 _TROUBLE = sql("""
 UPDATE shipments SET error_kind = :error_kind, consecutive_errors = consecutive_errors + 1
 WHERE id = :id
+""")
+# A lane's rows are taken in the order in which they are due. Where a claim leaves some that are
+# due, the urgent ones among them become older than all others, so that the next claim takes them.
+_OLDEST = sql("""
+SELECT due_at, tracking_status FROM shipments
+WHERE lane = :lane AND due_at IS NOT NULL AND lease_until IS NULL AND due_at <= {now}
+ORDER BY due_at LIMIT 1
+""")
+_AHEAD = sql("""
+UPDATE shipments SET due_at = :due_at WHERE id IN (
+  SELECT id FROM shipments WHERE lane = :lane AND tracking_status = 'out_for_delivery'
+    AND due_at IS NOT NULL AND lease_until IS NULL AND due_at > :due_at AND due_at <= {now}
+  ORDER BY id {lock_skip})
 """)
 _ACCOUNT = sql("SELECT account FROM lanes WHERE id = :lane")
 
@@ -227,7 +240,19 @@ def _load(
             tuple(known.get(row["id"], ())),
             census.stretch(tx, lane, credentials.rows_per_day(carrier)),
         )
+    for lane in sorted({claim.lane for claim in claims}):
+        _urgent_first(tx, lane)
     return parcels
+
+
+def _urgent_first(tx: Tx, lane: str) -> None:
+    """Parcels that are out for delivery go before all others that are due."""
+    oldest = tx.one(_OLDEST, lane=lane)
+    if oldest is None:
+        return
+    due_at, status = oldest
+    # Beside an urgent one that is the oldest, not before it: it has waited longer.
+    tx.run(_AHEAD, lane=lane, due_at=due_at if status in URGENT else due_at - 1)
 
 
 def _query(row: Mapping[str, Any]) -> Query:

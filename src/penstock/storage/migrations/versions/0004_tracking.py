@@ -79,6 +79,12 @@ def upgrade() -> None:
         ["lane", "due_at"],
         "status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL",
     )
+    _partial(
+        "shipments_urgent",
+        "shipments",
+        ["lane", "due_at"],
+        f"tracking_status = 'out_for_delivery' AND {_DUE}",
+    )
     op.create_index("shipments_account", "shipments", ["account", "id"])
     op.create_index("shipments_account_status", "shipments", ["account", "tracking_status", "id"])
     op.create_index("shipments_account_number", "shipments", ["account", "tracking_number", "id"])
