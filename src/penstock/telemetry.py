@@ -210,7 +210,7 @@ TRACKING_DISPATCHED: Final = _event(
     "tracking_dispatched",
     "info",
     "Carriers' lanes in which shipments are due were woken.",
-    *("shipments", "lanes", "seconds"),
+    *("shipments", "lanes", "held_back", "seconds"),
 )
 SHIPMENT_STATUS_UPDATED: Final = _event(
     "shipment_status_updated",

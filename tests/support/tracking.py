@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -106,6 +107,7 @@ class World:
     answers: dict[str, Any] = field(default_factory=dict)
     calls: list[tuple[str, str, list[str]]] = field(default_factory=list)
     closed: int = 0
+    where: Path | str = ""  # of the database, for who opens it again
 
     def __post_init__(self) -> None:
         self.answers = {
