@@ -170,6 +170,12 @@ async def test_an_outage_opens_the_circuit_and_leaves_what_is_known(
                 found = await api.ok("GET", f"/v1/shipments/{id_}")
                 assert (found["state"], found["status"]) == ("active", "pending")
                 assert found["error_kind"] == "http_503"
+            await receiver.until(
+                lambda: (
+                    {"carrier.circuit_opened", "carrier.circuit_closed"}
+                    <= {received.json["event_type"] for received in receiver.at("/circuit")}
+                )
+            )
         assert server.logged("circuit_opened")
         assert server.terminate() == 0
 
