@@ -26,10 +26,11 @@ from penstock.cli import app as commands
 from penstock.runtime import migrate, open_runtime
 from penstock.settings import load_settings, settings_table
 from penstock.storage.tables import work_columns
-from penstock.tracking.carriers import fedex
+from penstock.tracking.carriers import fedex, royal_mail, sandbox
 from penstock.tracking.carriers import ups_codes as ups_codes_module
 from penstock.tracking.carriers import usps_codes as usps_codes_module
 from penstock.tracking.carriers.registry import CARRIERS
+from penstock.tracking.status import RETURNED
 
 REFERENCE = Path(__file__).parent / "reference"
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -283,6 +284,33 @@ def usps_codes() -> str:
     return _codes(usps_codes_module.EVENTS)
 
 
+def royal_mail_codes() -> str:
+    """What each event code of Royal Mail means."""
+    return _codes(royal_mail.CODES)
+
+
+def sandbox_scripts() -> str:
+    """Every script of the sandbox: what happens in it, by the hour."""
+    return table(
+        ("Number", "What becomes of the parcel", "Statuses, and the hour in which each begins"),
+        (
+            (f"`SBX{name}`", script.about, _story(script) or "none")
+            for name, script in sandbox.SCRIPTS.items()
+        ),
+    )
+
+
+def _story(script: sandbox.Script) -> str:
+    story: list[str] = []
+    before = ""
+    for step in script.steps:
+        name = f"`{step.status}`" + f" (`{RETURNED}`)" * (step.sub_status == RETURNED)
+        if name != before:
+            story.append(f"{name} {step.at:g}")
+        before = name
+    return ", ".join(story)
+
+
 def _codes(meanings: Mapping[str, tuple[str, str | None] | None]) -> str:
     by_meaning: dict[tuple[str, str | None] | None, list[str]] = {}
     for code, meaning in meanings.items():
@@ -327,6 +355,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "problems": problems,
     "routes": routes,
+    "royal-mail-codes": royal_mail_codes,
+    "sandbox-scripts": sandbox_scripts,
     "settings": settings,
     "shipment-fields": shipment_fields,
     "ups-codes": ups_codes,

@@ -53,7 +53,8 @@ _BY_MEANING: Final[dict[Meaning, str]] = {
     ("return_to_sender", read.RETURNING): "EVKAI EVKGA EVKRF EVNGA EVNRF",
     ("return_to_sender", RETURNED): "EVRTS",
 }
-_CODES: Final = {code: meaning for meaning, codes in _BY_MEANING.items() for code in codes.split()}
+CODES: Final[dict[str, Meaning]] = {
+    code: meaning for meaning, codes in _BY_MEANING.items() for code in codes.split()}
 
 # Of the summary. "EXPIRED" is about Royal Mail's memory, not about the item.
 _CATEGORIES: Final[dict[str, Meaning]] = {
@@ -143,7 +144,7 @@ def _found(number: str, piece: dict[str, Any], category: str) -> Found | Malform
     if not summary and not scans:
         return Malformed(number, "the answer holds neither a summary nor events")
     code = read.text(summary, "lastEventCode")
-    meaning = _CODES.get(code)
+    meaning = CODES.get(code)
     if meaning is None and category != "IN TRANSIT":
         meaning = _CATEGORIES.get(category)
     status, sub_status = meaning or read.told_last(scans)
@@ -193,7 +194,7 @@ def _scan_of(code: str, name: str, when: str, where: str) -> Scan | None:
     moment = read.iso(when)
     if moment is None:
         return None
-    status, sub_status = _CODES.get(code, (None, None))
+    status, sub_status = CODES.get(code, (None, None))
     return Scan(moment.at, moment.offset, status, sub_status, code or None, name, where or None)
 
 

@@ -9,7 +9,7 @@ journey of 38 hours takes 14 seconds.
 What is answered depends on the number and the clock alone: not on what was asked before, nor by
 which process.
 
-``docs/reference/sandbox-carrier.md`` lists the scripts; a test compares.
+``docs/reference/sandbox-carrier.md`` tells of the scripts; its table is made from them.
 """
 
 from __future__ import annotations
