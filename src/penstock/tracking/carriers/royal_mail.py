@@ -54,7 +54,8 @@ _BY_MEANING: Final[dict[Meaning, str]] = {
     ("return_to_sender", RETURNED): "EVRTS",
 }
 CODES: Final[dict[str, Meaning]] = {
-    code: meaning for meaning, codes in _BY_MEANING.items() for code in codes.split()}
+    code: meaning for meaning, codes in _BY_MEANING.items() for code in codes.split()
+}
 
 # Of the summary. "EXPIRED" is about Royal Mail's memory, not about the item.
 _CATEGORIES: Final[dict[str, Meaning]] = {
