@@ -52,6 +52,7 @@ def test_with_a_carrier_for_all_rows_its_column_may_be_missing() -> None:
         (b"label\nx\n", ["missing_column", "missing_column"]),
         (b"carrier,label\n", ["missing_column"]),
         (b"carrier,tracking_number,Weight,Height\n", ["unknown_column", "unknown_column"]),
+        (b"carrier,tracking_number,metadata.\n", ["unknown_column"]),
         (b"carrier,tracking_number,carrier\n", ["duplicate_column"]),
         (b"carrier,tracking_number,metadata.a,metadata.a\n", ["duplicate_column"]),
         (b"carrier,tracking_number" + b",x" * MOST_COLUMNS + b"\n", ["too_many_columns"]),

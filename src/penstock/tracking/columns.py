@@ -84,7 +84,7 @@ def _faults(row: int, names: Sequence[str], carrier: str | None) -> list[Fault]:
         if name and times > 1:
             message = f"The column {_quoted(name)} is there {times} times."
             faults.append(Fault(row, "duplicate_column", message, name))
-        if name and name not in KNOWN and not name.startswith(METADATA):
+        if name and name not in KNOWN and not (name.startswith(METADATA) and name != METADATA):
             message = (
                 f"There is no column {_quoted(name)}; known are {expected}, and {METADATA}NAME "
                 "for what is yours."
