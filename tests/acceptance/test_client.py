@@ -7,7 +7,7 @@ import inspect
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -367,6 +367,57 @@ async def test_outbox(do: Driver, topic: str) -> None:
     assert all("Pump 3 has stopped." in each.body for each in kept)
     raw = await do("call", "GET", "/v1/outbox")
     assert [each.to_json() for each in kept] == raw["items"][:2]
+
+
+async def test_shipments(do: Driver, topic: str, tmp_path: Path) -> None:
+    made = await do(
+        "shipments.create",
+        "sandbox",
+        f"SBXDELIVERED{topic[5:]}",
+        label="chair",
+        reference=topic,
+        ship_date=date(2026, 1, 31),
+        metadata={"order": 7},
+    )
+    assert (made.label, made.ship_date, made.metadata) == ("chair", "2026-01-31", {"order": 7})
+    again = await do("shipments.create", "sandbox", made.tracking_number)
+    assert again.shipment_id == made.shipment_id
+    deadline = time.monotonic() + 30
+    while (detail := await do("shipments.get", made.shipment_id)).status != "delivered":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert detail.delivered_at == detail.scans[0].at
+    assert detail.scans[-1].status == "pre_transit"
+    assert detail.why.code == "not_due"
+    (listed,) = await do("shipments.list", reference=topic, page_size=1)
+    assert listed.status == "delivered"
+    changed = await do("shipments.update", made.shipment_id, label=None)
+    assert changed.label is None
+    await do("shipments.refresh", made.shipment_id)
+    stopped = await do("shipments.stop", made.shipment_id)
+    assert stopped.ended_at is not None
+    with pytest.raises(ApiError) as refused:
+        await do("shipments.refresh", made.shipment_id)
+    assert refused.value.code == "conflict"
+    await do("shipments.delete", made.shipment_id)
+    assert await do("shipments.list", reference=topic) == []
+
+    (candidate,) = (await do("shipments.detect", "1Z999AA10123456784")).candidates
+    assert (candidate.carrier, candidate.checksum) == ("ups", "valid")
+
+    file = tmp_path / "parcels.csv"
+    file.write_text(f"tracking_number,reference\nSBXTOUR1,{topic}\n?,{topic}\n")
+    imported = await do("shipments.import_csv", file, carrier="sandbox")
+    while imported.ended_at is None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+        imported = await do("shipments.get_import", imported.import_id)
+    assert imported.created + imported.existing == imported.failed == 1
+    (error,) = await do("shipments.import_errors", imported.import_id)
+    assert (error.row, error.code, error.column) == (3, "bad_number", "tracking_number")
+    with pytest.raises(ApiError) as refused:
+        await do("shipments.import_csv", b"x" * 2**21)  # longer than what is sent in one go
+    assert refused.value.code == "validation_failed"
 
 
 async def test_keys(do: Driver, dial: Dial, server: Up) -> None:

@@ -372,6 +372,35 @@ async def test_a_clock_that_steps_back_gives_no_tokens_twice(bench: Bench) -> No
     assert await bench.claim() == []
 
 
+async def test_rows_claimed_together_are_paid_for_by_the_call(bench: Bench) -> None:
+    await bench.lane(cap=1000, rate=1.0, burst=2.0, per_call=30)
+    await bench.put(*(f"j{n:03}" for n in range(150)))
+    assert len(await bench.claim()) == 60
+    assert await bench.claim() == []
+    bench.clock.advance(1.0)
+    assert len(await bench.claim(slots=31)) == 30
+    bench.clock.advance(2.0)
+    # A call that is not full costs as much as a full one.
+    assert len(await bench.claim(slots=31)) == 31
+    assert await bench.claim() == []
+    ((_, _, tokens, _),) = await bench.unit(lambda tx: tx.rows(LANE, id="l"))
+    assert tokens == pytest.approx(0.0)
+
+
+async def test_of_a_lane_that_is_not_closed_one_row_passes_however_many_a_call_takes(
+    bench: Bench,
+) -> None:
+    await bench.lane(cap=1000, rate=1.0, burst=2.0, per_call=30, trip_after=1)
+    await bench.put(*(f"j{n:03}" for n in range(70)))
+    claims = await bench.claim(slots=30)
+    assert await bench.settle(claims[0], Retry(after=0.0, health="bad"))
+    for claim in claims[1:]:
+        await bench.settle(claim, Done())
+    bench.clock.advance(31.0)
+    assert len(await bench.claim()) == 1
+    assert await bench.claim() == []
+
+
 async def test_concurrent_claimers_share_one_bucket(bench: Bench) -> None:
     await bench.lane(cap=100, rate=5.0, burst=4.0)
     await bench.put(*(f"j{n:02}" for n in range(60)), delay=-1)

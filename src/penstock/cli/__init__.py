@@ -16,13 +16,14 @@ from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
 from penstock.cli import replays as replays_commands
+from penstock.cli import track as track_command
 from penstock.cli.output import fail
 from penstock.client import ApiError, Unreachable
 from penstock.errors import PenstockError, SettingsError
 
 app = typer.Typer(
     name="penstock",
-    help="Background work that is not lost: jobs and signed webhooks.",
+    help="Background work that is not lost: jobs, signed webhooks, parcels.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -52,6 +53,7 @@ demo_command.register(app)
 isolated.register(app)
 data.register(app)
 listen.register(app)
+track_command.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
 app.add_typer(replays_commands.app, name="replays")

@@ -51,6 +51,15 @@ from penstock.client.inbox import InboxEvent, InboxOutcome, Lease
 from penstock.client.keys import CreatedKey, Key
 from penstock.client.outbox import OutboxItem
 from penstock.client.replays import Replay, ReplayFilter
+from penstock.client.shipments import (
+    Candidate,
+    Candidates,
+    Import,
+    RowError,
+    Scan,
+    Shipment,
+    ShipmentDetail,
+)
 from penstock.client.values import Failure, Problem, Value
 
 __all__ = [
@@ -61,6 +70,8 @@ __all__ = [
     "Batch",
     "BatchResult",
     "BatchSummary",
+    "Candidate",
+    "Candidates",
     "Client",
     "CreatedEndpoint",
     "CreatedKey",
@@ -74,6 +85,7 @@ __all__ = [
     "Failure",
     "InboxEvent",
     "InboxOutcome",
+    "Import",
     "Key",
     "Lease",
     "NewEvent",
@@ -83,7 +95,11 @@ __all__ = [
     "ReplayFilter",
     "ReplayedEvent",
     "RotatedSecret",
+    "RowError",
+    "Scan",
     "SentTest",
+    "Shipment",
+    "ShipmentDetail",
     "Unreachable",
     "Value",
     "Why",

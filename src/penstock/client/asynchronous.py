@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -14,6 +16,7 @@ from penstock.client.inbox import AsyncInbox
 from penstock.client.keys import AsyncKeys
 from penstock.client.outbox import AsyncOutbox
 from penstock.client.replays import AsyncReplays
+from penstock.client.shipments import AsyncShipments
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession
@@ -32,6 +35,7 @@ class AsyncClient(BaseClient):
         self.replays = AsyncReplays(self)
         self.outbox = AsyncOutbox(self)
         self.keys = AsyncKeys(self)
+        self.shipments = AsyncShipments(self)
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The JSON that any route answers; `more` is `query`, `headers`, `repeatable`, `held`."""
@@ -80,7 +84,8 @@ class AsyncClient(BaseClient):
             async with session.request(
                 call.method,
                 URL(self.url + call.target(), encoded=True),
-                data=content,
+                # aiohttp warns of long bytes, which it would send in one go.
+                data=content if call.csv is None else io.BytesIO(call.csv),
                 headers=headers(call, self._address.key),
                 timeout=timeout,
                 allow_redirects=False,

@@ -19,6 +19,7 @@ from penstock.client.inbox import Inbox
 from penstock.client.keys import Keys
 from penstock.client.outbox import Outbox
 from penstock.client.replays import Replays
+from penstock.client.shipments import Shipments
 
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ class Client(BaseClient):
         self.replays = Replays(self)
         self.outbox = Outbox(self)
         self.keys = Keys(self)
+        self.shipments = Shipments(self)
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The JSON that any route answers; `more` is `query`, `headers`, `repeatable`, `held`."""

@@ -90,8 +90,8 @@ class Lost:
 class Call(Generic[T]):
     """A request, and how to read its answer.
 
-    `repeatable`: doing it twice is doing it once. `held`: seconds that the server may take
-    for its answer on purpose.
+    `body` is sent as JSON, `csv` as it is; at most one of them. `repeatable`: doing it twice is
+    doing it once. `held`: seconds that the server may take for its answer on purpose.
     """
 
     method: str
@@ -99,6 +99,7 @@ class Call(Generic[T]):
     read: Callable[[Answer], T]
     query: Query = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
+    csv: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
     held: float = 0.0
@@ -111,7 +112,7 @@ class Call(Generic[T]):
     def content(self) -> bytes | None:
         """The body as it is sent; ValueError or TypeError if it is no JSON."""
         if self.body is None:
-            return None
+            return self.csv
         return json.dumps(self.body, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -167,7 +168,16 @@ def describe(
     """A call of any route; it is repeatable unless its method is POST."""
     if repeatable is None:
         repeatable = method != "POST"
-    return Call(method, path, Answer.document, query or {}, body, headers or {}, repeatable, held)
+    return Call(
+        method,
+        path,
+        Answer.document,
+        query or {},
+        body,
+        headers=headers or {},
+        repeatable=repeatable,
+        held=held,
+    )
 
 
 def headers(call: Call[Any], key: str) -> dict[str, str]:
@@ -180,6 +190,8 @@ def headers(call: Call[Any], key: str) -> dict[str, str]:
     }
     if call.body is not None:
         sent["content-type"] = "application/json"
+    elif call.csv is not None:
+        sent["content-type"] = "text/csv"
     return sent
 
 

@@ -76,14 +76,16 @@ FROM lk WHERE w.id = lk.id RETURNING w.id, w.lane, w.generation, w.attempts, w.l
 
 
 # `tokens_at` follows the clock also where that was set back: a bucket must not wait for the clock
-# to catch up. A lane that gave nothing, has no bucket and was not woken is not written: on SQLite,
-# looking into it then waits for no disk.
+# to catch up. Rows taken together are paid for by the call, of which the last may be a part of one;
+# these are integers, whose division rounds down. A lane that gave nothing, has no bucket and was
+# not woken is not written: on SQLite, looking into it then waits for no disk.
 _SERVED = sql(
     sqlite="""
 UPDATE lanes SET
   served_at = CASE WHEN :taken > 0 THEN max({now}, woken_at) ELSE max(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
-    ELSE min(burst, tokens + rate * max(0, {now} - tokens_at) / 1e6) - :taken END,
+    ELSE min(burst, tokens + rate * max(0, {now} - tokens_at) / 1e6)
+      - (:taken + per_call - 1) / per_call END,
   tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE {now} END
 WHERE id = :lane AND (:taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
 """,
@@ -92,7 +94,8 @@ UPDATE lanes n SET
   served_at = CASE WHEN q.taken > 0 THEN greatest({now}, woken_at)
                    ELSE greatest(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
-    ELSE least(burst, tokens + rate * greatest(0, {now} - tokens_at) / 1e6) - q.taken END,
+    ELSE least(burst, tokens + rate * greatest(0, {now} - tokens_at) / 1e6)
+      - (q.taken + per_call - 1) / per_call END,
   tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE {now} END
 FROM unnest(:lanes::text[], :taken::int[]) AS q(lane, taken)
 WHERE n.id = q.lane AND (q.taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
