@@ -60,7 +60,7 @@ class Rig:
     hang: Callable[[], None]
     arrived: Callable[[], int]
 
-    async def send(self, target: str | None = None, timeout: float = 5.0) -> Answer:
+    async def send(self, target: str | None = None, timeout: float = 60.0) -> Answer:
         receiver = Receiver(
             "end_1", "default", "delivery:end_1", 1, target or self.target, timeout, (), True,
             None, "", None, None, self.destination.kind,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START = 30.0  # seconds a process may take until it is ready, on a busy machine
+START = 90.0  # seconds a process may take until it is ready, on a busy machine
 _ANNOUNCED = re.compile(r"runs at (http://\S+)")
 
 
@@ -173,7 +173,7 @@ async def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     program: Sequence[str] = ("-m", "penstock"),
-    seconds: float = 60.0,
+    seconds: float = 180.0,
 ) -> Ran:
     """Run a command to its end, without holding up the event loop."""
 

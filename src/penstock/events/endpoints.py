@@ -174,6 +174,8 @@ def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -
     """Write the given fields; `headers` comes sealed. NotFound if it is not the account's."""
     schedule = changes.get("schedule")
     event_types = changes.get("event_types")
+    if "on_dead" in changes:
+        ordering.hold(tx, endpoint_id)
     row = tx.one(
         _CHANGE,
         id=endpoint_id,
