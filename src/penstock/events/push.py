@@ -198,7 +198,7 @@ def delivery_kind(
     def watch(apply: Apply | None, push: Push, receiver: Receiver, means: str, tx: Tx) -> Later:
         if apply is not None:
             apply(tx)
-        return receiver.id, partial(judge, push, receiver, means)
+        return Later(receiver.id, partial(judge, push, receiver, means))
 
     def judge(push: Push, receiver: Receiver, means: str, tx: Tx) -> None:
         if means == "delivered":

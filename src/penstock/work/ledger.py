@@ -18,7 +18,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 from penstock.clock import SECOND
@@ -246,7 +246,7 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
     for s in ordered:
         if s.claim not in statuses:
             continue
-        if s.apply is not None and (left := s.apply(tx)) is not None:
+        if s.apply is not None and isinstance(left := s.apply(tx), Later):
             later.append(left)
         if s.status is not None and statuses[s.claim] == s.status:
             kind.on_end(tx, s.claim, s.status, s.error or "")
@@ -256,8 +256,8 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
             reports[key] = (ok + (s.health == "ok"), bad + (s.health == "bad"))
         if s.pause is not None:
             pauses[s.claim.lane] = max(s.pause, pauses.get(s.claim.lane, 0.0))
-    for _, do in sorted(later, key=itemgetter(0)):
-        do(tx)
+    for left in sorted(later, key=attrgetter("key")):
+        left.do(tx)
     _tell_lanes(tx, kind, reports, pauses)
     return set(statuses)
 

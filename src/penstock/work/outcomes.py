@@ -19,11 +19,22 @@ from typing import Literal
 
 from penstock.storage import Tx
 
-# A key, and what is left to do once every row of the transaction is settled, in the order of keys.
-# For writes to what many rows have in common: transactions that write in one order do not deadlock.
-Later = tuple[str, Callable[[Tx], None]]
-Apply = Callable[[Tx], Later | None]
 Health = Literal["ok", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What is left to do once every row of the transaction is settled, in the order of keys.
+
+    For writes to what many rows have in common: transactions that write in one order do not
+    deadlock.
+    """
+
+    key: str
+    do: Callable[[Tx], None]
+
+
+Apply = Callable[[Tx], Later | None]
 
 
 @dataclass(frozen=True, slots=True)
