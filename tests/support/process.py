@@ -92,15 +92,15 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 90.0) -> int:
         """The exit code."""
         return self.popen.wait(seconds)
 
-    async def ended(self, seconds: float = 30.0) -> int:
+    async def ended(self, seconds: float = 90.0) -> int:
         """The exit code, without holding up the event loop."""
         return await asyncio.to_thread(self.popen.wait, seconds)
 
-    def terminate(self, seconds: float = 30.0) -> int:
+    def terminate(self, seconds: float = 90.0) -> int:
         """SIGTERM, then the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(seconds)

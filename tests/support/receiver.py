@@ -97,7 +97,7 @@ class Receiver:
             found[each.id].append(each)
         return found
 
-    async def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait until `condition`, which is asked again after each request."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -110,7 +110,7 @@ class Receiver:
             except TimeoutError:
                 continue
 
-    async def arrived(self, path: str, count: int = 1, seconds: float = 20.0) -> list[Received]:
+    async def arrived(self, path: str, count: int = 1, seconds: float = 60.0) -> list[Received]:
         """The requests to `path` once there are `count`."""
         await self.until(lambda: len(self.at(path)) >= count, seconds)
         return self.at(path)
