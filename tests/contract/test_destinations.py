@@ -231,7 +231,7 @@ async def test_success(rig: Rig) -> None:
     assert (verdict.pause, answer.error_kind, answer.apply) == (None, None, None)
     assert answer.status_code in (200, 250)
     assert answer.response
-    assert 0 < answer.duration < 5
+    assert 0 < answer.duration < 60
 
 
 async def test_a_failure_that_may_pass(rig: Rig) -> None:

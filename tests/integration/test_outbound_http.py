@@ -155,7 +155,7 @@ async def test_a_push_and_its_answer() -> None:
         assert got.headers == {"retry-after": "7", "content-type": "text/plain"}
         assert got.excerpt == b"wait"
         assert got.address == again.address == f"127.0.0.1:{one.port}"
-        assert 0 < got.duration < 5
+        assert 0 < got.duration < 60
         line, headers, body = one.requests[0]
         assert line == "POST /a%20b?c=%C3%BC HTTP/1.1"
         assert body == b'{"x":1}'
@@ -251,7 +251,7 @@ async def test_a_trickling_body_ends_with_the_timeout_and_the_status_counts(stat
         got = response(await post(session, one.url(), b"{}", {}, total_timeout=1.0))
         assert got.status == status
         assert set(got.excerpt) == {ord(".")}
-        assert 0.9 < got.duration < 10
+        assert 0.9 < got.duration < 60
         await asyncio.wait_for(one.closed.wait(), 20)
 
 
@@ -305,7 +305,7 @@ async def test_silence_is_a_timeout() -> None:
     async with receiver(silent) as one:
         got = failure(await push(one.url(), total_timeout=0.5), "timeout")
         assert got.address == f"127.0.0.1:{one.port}"
-        assert 0.45 < got.duration < 10
+        assert 0.45 < got.duration < 60
 
 
 async def test_headers_that_trickle_are_a_timeout() -> None:
@@ -339,7 +339,7 @@ async def test_a_peer_that_does_not_accept_is_a_connect_timeout() -> None:
                 filler.close()
     got = failure(outcome, "timeout_connect")
     assert got.address == f"127.0.0.1:{port}"
-    assert 0.15 < got.duration < 10
+    assert 0.15 < got.duration < 60
 
 
 async def test_a_tls_handshake_that_hangs_is_a_connect_timeout() -> None:
