@@ -235,7 +235,9 @@ async def test_a_taken_port_is_passed_over_and_the_url_printed(
     assert isinstance(server, Up)
 
     assert port < server.port < port + 20
-    assert server.url in server.stdout
+    async with asyncio.timeout(20):
+        while server.url not in server.stdout:  # it is printed a moment after it is there
+            await asyncio.sleep(0.02)
     async with Api(server.url, None) as api:
         assert (await api.call("GET", "/health/ready")).status == 200
 
