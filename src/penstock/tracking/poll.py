@@ -46,7 +46,7 @@ from penstock.tracking.carriers.base import (
 )
 from penstock.tracking.census import Census
 from penstock.tracking.clients import Clients
-from penstock.tracking.credentials import CHECK, Credentials, lane_of
+from penstock.tracking.credentials import CHECK, REFUSED, Credentials, lane_of
 from penstock.tracking.grouper import Grouper
 from penstock.tracking.intervals import URGENT, Facts, Stretch, is_expired, next_check
 from penstock.tracking.status import Scan, State, expired, fold
@@ -297,7 +297,7 @@ def judge(
                     lane=parcel.lane,
                     error=text,
                 )
-            return _trouble(parcel, "credential_refused", text, health)
+            return _trouble(parcel, REFUSED, text, health)
         case Unavailable(reason=reason, kind=kind):
             return _trouble(parcel, kind, f"the carrier did not answer: {reason}", health)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from fastapi import APIRouter
 
@@ -28,9 +27,6 @@ from penstock.tracking.routes import routes
 from penstock.work.emit import Emit
 from penstock.work.kinds import AnyKind
 from penstock.work.schedule import Periodic
-
-# Hears of the circuits of the deployment's own credentials: the account of the administrator.
-OPERATOR: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +65,7 @@ def build(
     base_urls: Mapping[str, str],
     limits: Mapping[str, Limits],
     emit: Emit,
+    operator: str,
     lease: float,
     dispatch_every: float,
     keep: float,
@@ -76,12 +73,13 @@ def build(
     """The service on `database`; call it inside a running event loop, and close it.
 
     `own` are the deployment's credentials, by carrier; `base_urls` and `limits` what differs from
-    the carriers' usual.
+    the carriers' usual. The account `operator` hears of the circuits of the deployment's own
+    credentials.
     """
     credentials = Credentials(box, CARRIERS, own, _budgets(limits))
     clients = Clients(credentials, carrier_session(), clock, base_urls)
     grouper = Grouper(clock)
-    on_circuit = circuits(emit, OPERATOR)
+    on_circuit = circuits(emit, operator)
     deps = Deps(database, clock, credentials, emit, on_circuit)
     return Tracking(
         kinds=(
