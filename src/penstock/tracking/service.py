@@ -17,13 +17,15 @@ from penstock.tracking.carriers.base import Budget
 from penstock.tracking.carriers.http import carrier_session
 from penstock.tracking.carriers.registry import CARRIERS
 from penstock.tracking.census import Census
+from penstock.tracking.changes import StatusUpdated
 from penstock.tracking.clients import Clients
 from penstock.tracking.credentials import Credentials
 from penstock.tracking.deps import Deps
 from penstock.tracking.dispatch import dispatcher
 from penstock.tracking.grouper import Grouper
-from penstock.tracking.poll import StatusUpdated, check_kind, circuits
+from penstock.tracking.poll import check_kind
 from penstock.tracking.routes import routes
+from penstock.tracking.tell import circuits
 from penstock.work.emit import Emit
 from penstock.work.kinds import AnyKind
 from penstock.work.schedule import Periodic
