@@ -11,13 +11,14 @@ import sys
 import typer
 
 from penstock import __version__
-from penstock.cli import data, isolated, listen, serve
+from penstock.cli import data, isolated, listen, serve, train
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
 from penstock.cli.output import fail
 from penstock.client import Unreachable
 from penstock.errors import PenstockError, SettingsError
+from penstock.predictions.refusal import Unusable
 
 app = typer.Typer(
     name="penstock",
@@ -49,6 +50,7 @@ demo_command.register(app)
 isolated.register(app)
 data.register(app)
 listen.register(app)
+train.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
 
@@ -57,7 +59,7 @@ def main() -> None:
     """Run the command line; errors made on purpose become one line and an exit code."""
     try:
         app()
-    except SettingsError as exc:
+    except (SettingsError, Unusable) as exc:
         fail(str(exc), code=2)
     except Unreachable as exc:
         fail(str(exc), code=4)

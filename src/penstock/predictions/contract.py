@@ -30,10 +30,11 @@ def fold(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """How a column writes numbers. A cell may leave out groups, prefix and suffix.
+    """How a column writes numbers.
 
-    `group` is "", ",", ".", "'" or " " (any kind of space); `prefix` and `suffix` are literal
-    text such as "$", "€" or "%" and carry no meaning: "45 %" is 45.
+    `group` is "", ",", ".", "'" or " " (any kind of space); a cell may do without groups.
+    `prefix` and `suffix` are literal text: "45 %" is 45. A cell may leave out a currency's sign,
+    nothing else: in a column of percentages, who could tell whether "0.5" means a half?
     """
 
     decimal: Literal[".", ","] = "."
@@ -45,6 +46,11 @@ class NumberFormat:
 def is_affix(text: str) -> bool:
     """Whether the text can stand before or after a number without being taken for part of it."""
     return len(text) <= 16 and not any(char.isdigit() or char in "+-.,'()" for char in text)
+
+
+def is_optional(affix: str) -> bool:
+    """Whether a number means the same without it: signs of currencies."""
+    return all(unicodedata.category(char) == "Sc" for char in affix)
 
 
 @dataclass(frozen=True, slots=True)

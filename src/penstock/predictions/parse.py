@@ -13,7 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from penstock.predictions.contract import MISSING, Column, DateOrder, NumberFormat, Parsed, fold
+from penstock.predictions.contract import (
+    MISSING,
+    Column,
+    DateOrder,
+    NumberFormat,
+    Parsed,
+    fold,
+    is_optional,
+)
 
 # Words for a missing number, date or truth value; in a category they are values like others.
 MISSING_WORDS = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan"})
@@ -98,8 +106,11 @@ def number_pattern(form: NumberFormat) -> str:
         whole = rf"([0-9]{{1,3}}({group}[0-9]{{3}})+|[0-9]+)"
     decimal = re.escape(form.decimal)
     number = rf"({whole}({decimal}[0-9]*)?|{decimal}[0-9]+)([eE][+-]?[0-9]+)?"
-    before = rf"({re.escape(form.prefix)}{_SPACES}*)?" if form.prefix else ""
-    after = rf"({_SPACES}*{re.escape(form.suffix)})?" if form.suffix else ""
+    before, after = form.prefix, form.suffix
+    if before:
+        before = rf"({re.escape(before)}{_SPACES}*){'?' if is_optional(before) else ''}"
+    if after:
+        after = rf"({_SPACES}*{re.escape(after)}){'?' if is_optional(after) else ''}"
     sign = rf"([+-]?{before}|{before}[+-]?)" if before else "[+-]?"
     signed = rf"{sign}{number}{after}"
     # (45.00) is how accountants write -45.00.

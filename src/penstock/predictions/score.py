@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.predictions.contract import Parsed
+from penstock.predictions.contract import MISSING, Column, Parsed
 from penstock.predictions.model import Feature, Model
 
 NO_REASON = 65_535
@@ -56,14 +56,8 @@ class Scorer:
         rows = len(parsed[0].values)
         slots = np.empty((len(parsed), rows), dtype=np.uint16)
         for i, (column, feature) in enumerate(zip(parsed, self.model.features, strict=True)):
-            start = int(self.starts[i])
-            if feature.column.kind in ("number", "date"):
-                values: Any = column.values
-                found = np.searchsorted(self._edges[i], values, side="left") + (start + 1)
-                found[np.isnan(values)] = start
-                slots[i] = found
-            else:
-                slots[i] = column.values + start
+            slots[i] = feature_slots(feature.column, self._edges[i], column.values)
+            slots[i] += int(self.starts[i])
         return slots
 
     def logit(self, slots: Slots) -> Logits:
@@ -92,6 +86,16 @@ class Scorer:
     def count(self, slots: Slots) -> NDArray[np.int64]:
         """Rows in each slot, for drift: what `counts` of the features was at training."""
         return np.bincount(slots.ravel(), minlength=len(self.logits))
+
+
+def feature_slots(column: Column, edges: Logits, values: Any) -> Any:
+    """The slots of one feature, counted from its own first one."""
+    if column.kind in ("boolean", "category"):
+        return values
+    found = np.searchsorted(edges, values, side="left")
+    found += 1
+    found[np.isnan(values)] = MISSING
+    return found
 
 
 class _Ranking:
