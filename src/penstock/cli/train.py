@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.local import bar, day, needed, note
+from penstock.cli.output import JsonOption, document, fail, say
 
 if TYPE_CHECKING:
     from penstock.predictions.model import Model
@@ -77,7 +73,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a churn model from a CSV of past customers."""
-    needed()
+    needed("train")
     from penstock.predictions.model import Risk, dump
     from penstock.predictions.training.options import Options
 
@@ -96,7 +92,7 @@ def train(
         required=tuple(require or ()),
         decimal=_one_of("--decimal", decimal, ("point", "comma")),
         date_order=_one_of("--date-order", date_order, ("dmy", "mdy")),
-        as_of=_day(as_of),
+        as_of=day("--as-of", as_of),
         risk=Risk(medium, high),
         name=name or out.stem,
     )
@@ -112,9 +108,9 @@ def train(
         document({**as_document(model), "notes": list(notes)})
         return
     for line in (*notes, *model.warnings):
-        print(f"note: {line}", file=sys.stderr)
+        note(line)
     for left in model.left:
-        print(f"left out: {left.name}: {left.reason}", file=sys.stderr)
+        note(f"left out {left.name}: {left.reason}")
     found = model.metrics
     say(
         f"{out}: {model.training.rows:,} customers, "
@@ -122,15 +118,6 @@ def train(
         f"{len(model.features)} columns used; AUC {found.auc:.3f}, log loss {found.log_loss:.3f} "
         f"(base rate {found.base_log_loss:.3f}), calibration error {found.ece:.3f}"
     )
-
-
-def needed() -> None:
-    """Exit with what to install if numpy or pyarrow are missing."""
-    try:
-        import numpy  # noqa: F401
-        import pyarrow  # noqa: F401
-    except ImportError as exc:
-        fail(f"{exc.name} is missing: pip install 'penstock[train]'")
 
 
 def _train(
@@ -143,38 +130,22 @@ def _train(
 
     try:
         size = file.stat().st_size
-        with file.open("rb") as opened, _bar() as bar:
+        with file.open("rb") as opened, bar() as show:
             sheet, notes = read_sheet(
                 opened,
                 options,
                 Given(encoding, delimiter, header_row),
-                progress=lambda read: bar("Reading", read, size),
+                progress=lambda read: show("Reading", read, size),
             )
             model = fit(
                 sheet,
                 options,
                 created_at=to_iso(SystemClock().now()),
-                progress=lambda done, of: bar("Training", done, of),
+                progress=lambda done, of: show("Training", done, of),
             )
     except OSError as exc:
         fail(f"{file} cannot be read: {exc.strerror or exc}", code=2)
     return model, notes
-
-
-@contextmanager
-def _bar() -> Iterator[Any]:
-    """A function of (what, done, of) that draws a bar on a terminal and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda what, done, of: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda what, done, of: progress.update(
-            task, description=what, completed=done, total=of
-        )
 
 
 def _types(pairs: list[str]) -> dict[str, str]:
@@ -193,13 +164,6 @@ def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
     if value is not None and value not in allowed:
         fail(f"{option}: it is {' or '.join(allowed)}, not {value}", code=2)
     return value
-
-
-def _day(text: str | None) -> datetime.date | None:
-    try:
-        return None if text is None else datetime.date.fromisoformat(text)
-    except ValueError:
-        fail(f"--as-of: it is a date such as 2026-01-31, not {text}", code=2)
 
 
 def _write(path: Path, data: bytes) -> None:
