@@ -204,6 +204,9 @@ def _too_long(cells: Any, column: Column) -> NDArray[np.bool_] | None:
     if column.kind == "number":
         return None
     texts = cells.dictionary if pa.types.is_dictionary(cells.type) else cells
+    data = texts.buffers()[2]
+    if data is None or data.size <= MAX_FIELD:  # all texts together
+        return None
     long = pc.greater(pc.binary_length(texts), MAX_FIELD)
     if not pc.any(long).as_py():
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHORT = 32  # bytes that are hashed by columns of machine words
-_SHARE = 1 << 19  # hashes that are compared at once
+_SHARE = 1 << 19  # hashes that are compared at once; bytes that are read at once
 EXAMPLES = 5
 
-_PAIR = np.dtype([("hash", "<u8"), ("row", "<i8")])
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MASKS = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
 
@@ -37,49 +37,61 @@ class Ids:
     """Every id so far, as hashes on disk in `folder`."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
+        self._hashes = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._count = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._hashes.close()
+        self._rows.close()
 
     def add(self, hashes: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
         """Remember the ids of a chunk, with their row numbers."""
-        pairs = np.empty(len(hashes), dtype=_PAIR)
-        pairs["hash"], pairs["row"] = hashes, rows
-        self._file.write(pairs.tobytes())
+        self._hashes.write(hashes.astype("<u8").tobytes())
+        self._rows.write(rows.astype("<i8").tobytes())
         self._count += len(hashes)
 
     def duplicates(self) -> Duplicates:
         """What occurs more than once."""
         shares = -(-self._count // _SHARE)
         rows = 0
-        examples: list[tuple[int, int]] = []
+        some: list[int] = []
         for share in range(shares):
-            pairs = self._share(share, shares)
-            order = np.argsort(pairs["hash"], kind="stable")
-            hashes = pairs["hash"][order]
-            again = np.flatnonzero(hashes[1:] == hashes[:-1])
+            found = np.sort(self._share(share, shares))
+            again = found[1:][found[1:] == found[:-1]]
             rows += len(again)
-            numbers = pairs["row"][order]
-            examples += zip(
-                numbers[again[:EXAMPLES]].tolist(),
-                numbers[again[:EXAMPLES] + 1].tolist(),
-                strict=True,
-            )
-        return Duplicates(rows, tuple(sorted(examples, key=lambda pair: pair[1])[:EXAMPLES]))
+            some += np.unique(again)[:EXAMPLES].tolist()
+        return Duplicates(rows, self._examples(some[:EXAMPLES]) if some else ())
 
-    def _share(self, share: int, shares: int) -> NDArray[Any]:
-        self._file.seek(0)
-        found = [np.empty(0, dtype=_PAIR)]
-        while block := self._file.read(_SHARE * _PAIR.itemsize // 8):
-            pairs = np.frombuffer(block, dtype=_PAIR)
-            # The upper bits choose the share: the lower half of a product is mixed less well.
-            found.append(pairs[(pairs["hash"] >> np.uint64(32)) % np.uint64(shares) == share])
+    def _blocks(self) -> Iterator[NDArray[np.uint64]]:
+        self._hashes.seek(0)
+        while block := self._hashes.read(_SHARE):
+            yield np.frombuffer(block, dtype="<u8")
+
+    def _share(self, share: int, shares: int) -> NDArray[np.uint64]:
+        """The hashes whose upper half has this remainder."""
+        found = [np.empty(0, dtype=np.uint64)]
+        for block in self._blocks():
+            found.append(block[(block >> np.uint64(32)) % np.uint64(shares) == share])
         return np.concatenate(found)
+
+    def _examples(self, some: list[int]) -> tuple[tuple[int, int], ...]:
+        """The first two rows of each of these hashes."""
+        places: dict[int, list[int]] = {each: [] for each in some}
+        wanted = np.array(some, dtype=np.uint64)
+        begins = 0
+        for block in self._blocks():
+            for at in np.flatnonzero(np.isin(block, wanted)).tolist():
+                places[int(block[at])].append(begins + at)
+            begins += len(block)
+        return tuple(sorted((self._row(at[0]), self._row(at[1])) for at in places.values()))
+
+    def _row(self, place: int) -> int:
+        self._rows.seek(place * 8)
+        return int.from_bytes(self._rows.read(8), "little", signed=True)
 
 
 def hashes(ids: Any) -> NDArray[np.uint64]:

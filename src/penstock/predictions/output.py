@@ -77,14 +77,13 @@ class CsvWriter:
         if not len(scored.ids):
             return b"", 0
         ids, neutralized = _csv_ids(scored.ids)
-        none = len(self._texts) - 1
-        reasons = np.minimum(scored.reasons, none).astype(np.int32)
+        reasons = np.minimum(scored.reasons, len(self._texts) - 1)
         cells = [
             ids,
             _decimals(scored.probabilities),
-            self._levels.take(pa.array(scored.levels)),
-            *(self._texts.take(pa.array(reasons[i])) for i in range(REASONS - 1)),
-            self._last.take(pa.array(reasons[REASONS - 1])),
+            self._levels.take(_indices(scored.levels)),
+            *(self._texts.take(_indices(reasons[i])) for i in range(REASONS - 1)),
+            self._last.take(_indices(reasons[REASONS - 1])),
         ]
         lines = pc.binary_join_element_wise(*cells, ",")
         # The last cell of a row ends its line, so that the array's data are the file's bytes.
@@ -128,6 +127,12 @@ def _decimals(probabilities: NDArray[np.float64]) -> Any:
     return pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
+def _indices(numbers: NDArray[Any]) -> Any:
+    """Numbers as pyarrow's, without `pyarrow.array`, which would load numpy's masked arrays."""
+    data = np.ascontiguousarray(numbers, dtype=np.int32)
+    return pa.Int32Array.from_buffers(pa.int32(), len(data), [None, pa.py_buffer(data)])
+
+
 class ParquetWriter:
     """Writes results as Parquet; `add` chunks in order, then `close`."""
 
@@ -153,16 +158,15 @@ class ParquetWriter:
 
     def add(self, scored: Scored) -> None:
         """Add the rows of a chunk. Where row groups begin does not depend on the chunks."""
-        none = len(self._texts) - 1
-        reasons = np.minimum(scored.reasons, none).astype(np.int32)
+        reasons = np.minimum(scored.reasons, len(self._texts) - 1)
         word = pa.DictionaryArray.from_arrays
         self._waiting.append(
             pa.record_batch(
                 [
                     scored.ids,
                     pa.array(scored.probabilities),
-                    word(pa.array(scored.levels.astype(np.int32)), self._levels),
-                    *(word(pa.array(reasons[i]), self._texts) for i in range(REASONS)),
+                    word(_indices(scored.levels), self._levels),
+                    *(word(_indices(reasons[i]), self._texts) for i in range(REASONS)),
                 ],
                 schema=self._schema,
             )

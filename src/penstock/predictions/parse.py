@@ -170,12 +170,8 @@ def read_date(text: str, order: DateOrder) -> datetime.date | None:
 
 
 def _words(column: Column, cells: Any) -> Parsed:
-    if column.kind == "boolean":
-        known = dict.fromkeys(FALSE_WORDS, 1) | dict.fromkeys(TRUE_WORDS, 2)
-        other = None
-    else:
-        known = {fold(value): i for i, value in enumerate(column.categories, start=1)}
-        other = len(column.categories) + 1
+    known = _codes(column)
+    other = None if column.kind == "boolean" else len(column.categories) + 1
 
     def code(text: str) -> int:
         key = fold(text)
@@ -196,6 +192,14 @@ def _words(column: Column, cells: Any) -> Parsed:
     )
 
 
+@lru_cache(maxsize=4096)
+def _codes(column: Column) -> dict[str, int]:
+    """The code of each word that the column knows."""
+    if column.kind == "boolean":
+        return dict.fromkeys(FALSE_WORDS, 1) | dict.fromkeys(TRUE_WORDS, 2)
+    return {fold(value): i for i, value in enumerate(column.categories, start=1)}
+
+
 def _by_distinct(
     cells: Any, read: Callable[[str], float], dtype: Any, blank: float
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -210,7 +214,10 @@ def _by_distinct(
             values[i] = read(text or "")
         except (ValueError, OverflowError):
             refused[i] = True
-    indices = pc.fill_null(cells.indices, len(texts)).to_numpy(zero_copy_only=False)
+    indices = cells.indices
+    if indices.null_count:
+        indices = pc.fill_null(indices, len(texts))
+    indices = indices.to_numpy(zero_copy_only=False)
     return values[indices], (refused[indices] if refused.any() else None)
 
 
