@@ -107,10 +107,12 @@ def train(
 
         document({**as_document(model), "notes": list(notes)})
         return
+    from penstock.predictions.refusal import quoted
+
     for line in (*notes, *model.warnings):
         note(line)
     for left in model.left:
-        note(f"left out {left.name}: {left.reason}")
+        note(f"{quoted(left.name)} is left out: {left.reason}.")
     found = model.metrics
     say(
         f"{out}: {model.training.rows:,} customers, "

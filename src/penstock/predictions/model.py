@@ -16,6 +16,7 @@ registry keeps the SHA-256 of the bytes besides (`load(data, sha256=…)`).
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import hmac
 import json
@@ -161,11 +162,16 @@ _SCHEMA = TypeAdapter(Model)
 
 
 def dump(model: Model) -> bytes:
-    """The model file's bytes; equal models give equal bytes."""
+    """The model file's bytes; equal models give equal bytes.
+
+    Raises `Unusable` for a model that could not be read again.
+    """
     content = asdict(model)
     document = {"format": FORMAT, "version": VERSION, "sha256": _checksum(content), **content}
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    data = text.encode() + b"\n"
+    load(data)
+    return data
 
 
 def load(data: bytes, *, sha256: str | None = None) -> Model:
@@ -259,6 +265,13 @@ def _check(model: Model) -> None:
         _check_feature(feature)
     if not 0 < model.risk.medium <= model.risk.high < 1:
         raise _invalid("the risk levels")
+    if not 0 < model.training.positives < model.training.rows:
+        raise _invalid("the number of training rows")
+    if model.as_of is not None:
+        try:
+            datetime.date.fromisoformat(model.as_of)
+        except ValueError as exc:
+            raise _invalid("the as-of date") from exc
     if len(model.scores.counts) != len(model.scores.edges) + 1:
         raise _invalid("the scores' histogram")
     if not _ascending(model.scores.edges) or min(model.scores.counts) < 0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock import __version__
+from penstock._version import __version__
 from penstock.predictions.contract import Column
 from penstock.predictions.model import (
     MAX_FEATURES,

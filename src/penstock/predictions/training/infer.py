@@ -75,6 +75,13 @@ def infer(
 
 
 def _check_names(sheet: Sheet, options: Options) -> None:
+    twice = {name for name in sheet.names if sheet.names.count(name) > 1} - set(options.drop)
+    if twice:
+        raise Unusable(
+            "duplicate_column",
+            f"More than one column is called {quoted(min(twice))}. Rename them, or leave them out "
+            f"with --drop {min(twice)}.",
+        )
     for option, names in (
         ("types", options.types),
         ("drop", options.drop),
@@ -117,7 +124,7 @@ def _column(
         raise _LeftOut(
             "leak",
             f"whether it is filled in tells who churned (AUC {told:.3f}); it was probably written "
-            "after the fact. --keep it if it is known in time",
+            "after the fact (--keep it only if it is known in time)",
         )
     kind = options.types.get(name) or _kind(name, texts, indices, filled, rows, sheet)
     column = _contract(name, kind, cells, texts, indices, options)
@@ -242,7 +249,7 @@ def _leave_out_if_useless(
             raise _LeftOut("constant", f"it is {known[0]:g} in every row")
         if column.kind == "number" and column.integer and different > ID_LIKE * len(known):
             raise _LeftOut(
-                "id_like", "nearly every row has a whole number of its own. --keep it if it counts"
+                "id_like", "nearly every row has a whole number of its own (--keep it if it counts)"
             )
         cuts = np.unique(np.quantile(known, np.linspace(0, 1, 65)[1:-1]))
         codes = np.where(
@@ -253,7 +260,7 @@ def _leave_out_if_useless(
         raise _LeftOut(
             "leak",
             f"alone it tells who churned (AUC {told:.3f}); it was probably written after the "
-            "fact. --keep it if it is known in time",
+            "fact (--keep it only if it is known in time)",
         )
 
 

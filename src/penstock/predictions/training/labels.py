@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from penstock.predictions.check import TOTALS
 from penstock.predictions.contract import fold
 from penstock.predictions.model import Label
 from penstock.predictions.refusal import Question, Unusable, quoted
@@ -54,7 +55,11 @@ def labelled(sheet: Sheet, options: Options) -> Labelled:
     named = pc.not_equal(ids, "").to_numpy(zero_copy_only=False)
     if unnamed := int((~named).sum()):
         warnings.append(f"{unnamed:,} rows without an id ({quoted(options.id)}) were left out.")
-    rows = np.flatnonzero(named & ~np.isnan(truth))
+    total = pc.is_in(pc.utf8_lower(ids), value_set=pa.array(TOTALS, ids.type))
+    totals = total.to_numpy(zero_copy_only=False)
+    if count := int(totals.sum()):
+        warnings.append(f"{count:,} rows of totals were left out.")
+    rows = np.flatnonzero(named & ~totals & ~np.isnan(truth))
     if not len(rows):
         raise Unusable("no_rows", "No row has both an id and a label. Name the right columns.")
     group = pc.dictionary_encode(ids.take(pa.array(rows))).indices.to_numpy().astype(np.int64)

@@ -68,15 +68,25 @@ def lift(truth: Floats, probability: Floats) -> float:
 
 
 def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
-    """Slope and offset of the line through the logits with the least log loss (Newton)."""
-    beta = np.array([1.0, 0.0])
+    """Slope and offset of the line through the logits with the least log loss."""
     design = np.column_stack((logit, np.ones_like(logit)))
+    beta = np.array([1.0, 0.0])
+    loss = _loss(truth, design @ beta)
     for _ in range(50):
-        p = 1 / (1 + np.exp(-(design @ beta)))
+        p = 1 / (1 + np.exp(-np.clip(design @ beta, -500, 500)))
         gradient = design.T @ (truth - p)
         curvature = (design * (p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
-        beta += step
+        # Newton's step may go too far where the curve is flat.
+        while (next_loss := _loss(truth, design @ (beta + step))) > loss:
+            step /= 2
+            if np.abs(step).max() < 1e-10:
+                return float(beta[0]), float(beta[1])
+        beta, loss = beta + step, next_loss
         if np.abs(step).max() < 1e-10:
             break
     return float(beta[0]), float(beta[1])
+
+
+def _loss(truth: Floats, logit: Floats) -> float:
+    return float(np.mean(np.logaddexp(0, logit) - truth * logit))
