@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.cli.output import fail
 from penstock.errors import PenstockError, SettingsError
-from penstock.predictions.refusal import Unusable
+from penstock.predictions.refusal import Question, Unusable
 
 if TYPE_CHECKING:
     from penstock.cli.commands import app
@@ -39,6 +39,9 @@ def main() -> None:
         else:
             from penstock.cli.commands import app
         app()
+    except Question as exc:
+        option = "" if "--" in exc.message else f" (--{exc.option.replace('_', '-')})"
+        fail(exc.message + option, code=2)
     except (SettingsError, Unusable) as exc:
         fail(str(exc), code=2)
     except PenstockError as exc:

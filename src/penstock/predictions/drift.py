@@ -2,8 +2,9 @@
 
 ``PSI = sum((p - q) * ln(p / q))`` over groups of slots, with p the share of the file's rows in a
 group and q that of the training rows. Below 0.1 is usually taken for stable and above 0.25 for a
-shift (Siddiqi, "Credit Risk Scorecards", 2006). Small files differ by chance alone: about
-``(groups - 1) * (1/rows + 1/training rows)``, which is told beside each figure.
+shift (Siddiqi, "Credit Risk Scorecards", 2006). Small files differ by chance alone: with
+``n = 1/rows + 1/training rows`` the index is about ``n`` times a chi-square of ``groups - 1``
+degrees of freedom (Yurdakul, "Statistical Properties of Population Stability Index", 2018).
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ Level = Literal["stable", "some", "large"]
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The shift of one feature, or of the score: `training` and `file` are shares by group."""
+    """The shift of one feature, or of the score.
+
+    `by_chance` is what chance hardly exceeds (its mean and four standard deviations). `training`
+    and `file` are shares by group.
+    """
 
     name: str
     psi: float
@@ -39,7 +44,7 @@ class Drift:
     @property
     def level(self) -> Level:
         """`large` from 0.25 and `some` from 0.1 on, if it is more than chance makes."""
-        if self.psi < 2 * self.by_chance:
+        if self.psi <= self.by_chance:
             return "stable"
         return "large" if self.psi >= LARGE else "some" if self.psi >= SOME else "stable"
 
@@ -90,9 +95,10 @@ def _drift(
     actual = np.bincount(group, weights=np.asarray(file, dtype=float), minlength=groups)
     q, p = _shares(expected), _shares(actual)
     psi = float(((p - q) * np.log(p / q)).sum())
-    used = int(((expected > 0) | (actual > 0)).sum())
-    chance = max(used - 1, 0) * (1 / max(actual.sum(), 1) + 1 / max(expected.sum(), 1))
-    return Drift(name, psi, float(chance), _plain(expected), _plain(actual))
+    free = max(int(((expected > 0) | (actual > 0)).sum()) - 1, 0)
+    noise = 1 / max(float(actual.sum()), 1.0) + 1 / max(float(expected.sum()), 1.0)
+    chance = (free + 4 * (2 * free) ** 0.5) * noise
+    return Drift(name, psi, chance, _plain(expected), _plain(actual))
 
 
 def _shares(counts: NDArray[Any]) -> NDArray[Any]:

@@ -167,12 +167,13 @@ def _find(name: str, names: Sequence[str]) -> int:
     return found[0]
 
 
-def _duplicate(name: str, positions: Sequence[int]) -> Unusable:
+def _duplicate(name: str, positions: Sequence[int]) -> Question:
     which = " and ".join(f"#{i + 1}" for i in positions)
-    return Unusable(
+    return Question(
         "duplicate_column",
         f"The columns {which} are both named {quoted(name)}, and the model needs one of that "
         "name. Rename the other, or name the right one by its number.",
+        "map",
     )
 
 
@@ -195,7 +196,7 @@ def _refuse_missing(
     similar = [match for match in lacking if match.position is not None]
     nothing = [match.wanted for match in lacking if match.position is None]
     if nothing:
-        raise Unusable(
+        raise Question(
             "missing_column",
             "The model needs "
             + ", ".join(quoted(name) for name in nothing)
@@ -203,6 +204,7 @@ def _refuse_missing(
             + ", ".join(names[:30])
             + (", …" if len(names) > 30 else "")
             + "). Map another column to it, or allow it to be missing.",
+            "map",
         )
     raise Question(
         "unclear_mapping",

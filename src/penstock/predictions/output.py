@@ -13,6 +13,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock.predictions.check import FORMULAISH, first_bytes
-from penstock.predictions.score import REASONS, RISK_LEVELS, Scorer
+from penstock.predictions.score import NO_REASON, REASONS, RISK_LEVELS, Scorer
 
 PROBABILITY, RISK = "churn_probability", "risk_level"
 REASON_COLUMNS: Final = tuple(f"reason_{i}" for i in range(1, REASONS + 1))
@@ -141,7 +142,7 @@ class ParquetWriter:
     def __init__(self, file: IO[bytes], id_name: str, scorer: Scorer) -> None:
         import pyarrow.parquet as parquet
 
-        self._texts = pa.array([*scorer.texts, None])
+        self._texts = pa.array(scorer.texts)
         self._levels = pa.array(RISK_LEVELS)
         word = pa.dictionary(pa.int32(), pa.string())
         self._schema = pa.schema(
@@ -158,7 +159,6 @@ class ParquetWriter:
 
     def add(self, scored: Scored) -> None:
         """Add the rows of a chunk. Where row groups begin does not depend on the chunks."""
-        reasons = np.minimum(scored.reasons, len(self._texts) - 1)
         word = pa.DictionaryArray.from_arrays
         self._waiting.append(
             pa.record_batch(
@@ -166,7 +166,10 @@ class ParquetWriter:
                     scored.ids,
                     pa.array(scored.probabilities),
                     word(_indices(scored.levels), self._levels),
-                    *(word(_indices(reasons[i]), self._texts) for i in range(REASONS)),
+                    *(
+                        word(pa.array(row.astype(np.int32), mask=row == NO_REASON), self._texts)
+                        for row in scored.reasons
+                    ),
                 ],
                 schema=self._schema,
             )
@@ -180,6 +183,11 @@ class ParquetWriter:
         if self._rows:
             self._write(self._rows)
         self._writer.close()
+
+    def abandon(self) -> None:
+        """Let go of the file, which is not complete."""
+        with suppress(Exception):  # what matters is why it was abandoned
+            self._writer.close()
 
     def _write(self, rows: int) -> None:
         table = pa.Table.from_batches(self._waiting, self._schema)
