@@ -8,7 +8,7 @@ import time
 
 from bench.processes import machine
 
-NAMES = ("accept", "deliver", "claims", "backlog", "idle", "replay")
+NAMES = ("accept", "deliver", "claims", "backlog", "idle", "replay", "score", "churn_quality")
 
 
 def main() -> int:
