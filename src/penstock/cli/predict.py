@@ -124,6 +124,23 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return found
 
 
+def _columns(summary: Summary) -> list[dict[str, Any]]:
+    from penstock.predictions import drift
+    from penstock.predictions.pipeline import FLAGS
+
+    counts = summary.counts
+    return [
+        {
+            "name": each.name,
+            **dict(zip(FLAGS, flags, strict=True)),
+            "psi": round(each.psi, 6) if counts.rows else None,
+        }
+        for each, flags in zip(
+            drift.features(summary.job.model, counts.slots), counts.flags.tolist(), strict=True
+        )
+    ]
+
+
 def _tell(summary: Summary, targets: Targets, as_json: bool) -> None:
     counts = summary.counts
     low, medium, high = (int(count) for count in counts.levels)
@@ -139,6 +156,7 @@ def _tell(summary: Summary, targets: Targets, as_json: bool) -> None:
                     {"column": column or None, "code": code, "count": count}
                     for (column, code), count in sorted(counts.faults.items())
                 ],
+                "columns": _columns(summary),
                 "notes": [{"code": each.code, "message": each.message} for each in summary.notes],
                 "out": str(targets.out),
                 "errors_file": None if targets.errors is None else str(targets.errors),
