@@ -175,6 +175,30 @@ def test_a_file_that_is_not_there(tmp_path: Path, call: Call) -> None:
     assert done.stderr == "penstock: none.csv does not exist.\n"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"customer,churned,tenure\n", "no rows"),
+        (b"customer,churned,tenure\n1,yes,2\n2,no,3\n", "2 usable rows are too few"),
+        (b"PK\x03\x04" + b"x" * 100, "zip"),
+        (b'customer,churned,tenure\n1,yes,"2\n2,no,3\n', "never closed"),
+        (b"customer,churned,churned,tenure\n" + b"1,yes,yes,2\n" * 300, "'churned'"),
+        (b"customer,churned,tenure\n" + b"1,yes,\xe9\n" * 300, "not UTF-8"),
+    ],
+)
+def test_files_that_cannot_be_learned_from(
+    trained: Path, call: Call, content: bytes, said: str
+) -> None:
+    trained.joinpath("hostile.csv").write_bytes(content)
+    done = call(trained, "hostile.csv", *COMMAND, "--positive", "yes", "--out", "none.json")
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not trained.joinpath("none.json").exists()
+
+
 def test_a_compressed_file(trained: Path, call: Call) -> None:
     packed = trained / "past.csv.gz"
     packed.write_bytes(gzip.compress(trained.joinpath("past.csv").read_bytes()))
