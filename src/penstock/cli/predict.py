@@ -53,8 +53,8 @@ def predict(
     on_bad_row: Annotated[
         str,
         typer.Option(
-            metavar="quarantine|reject",
-            help="Set bad rows aside and score the others, or refuse the file.",
+            metavar="WHAT",
+            help="quarantine sets bad rows aside and scores the others, reject refuses the file.",
         ),
     ] = "quarantine",
     encoding: Annotated[str | None, typer.Option(help="The file's encoding, if asked.")] = None,
