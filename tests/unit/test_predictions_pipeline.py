@@ -197,7 +197,7 @@ ROW = st.one_of(
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"]),
     st.integers(1, 200),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_file_at_any_chunk_size(
     rows: list[list[str]], newline: str, encoding: str, size: int
 ) -> None:
