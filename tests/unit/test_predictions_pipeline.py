@@ -181,7 +181,7 @@ def test_a_value_that_training_did_not_know_is_counted() -> None:
 
 CELL = st.sampled_from(
     ["", " ", "1", "12.5", "x", "yes", "No", "Monthly", "one year", "a,b", 'q"', "new\nline", "é",
-     "=1", "-5", "1e400", "nan", "NA", "\r", "00123", "Total"]
+     "=1", "-5", "1e400", "nan", "nan(1)", "NA", "\r", "00123", "Total"]
 )  # fmt: skip
 ROW = st.one_of(
     st.lists(CELL, min_size=5, max_size=5),
