@@ -3,7 +3,8 @@
 Closed loop: 32 keep-alive connections, each sending as soon as it was answered, alternately at
 the peer and at Penstock. Two Penstock rows: events that one endpoint is to get (its pushes are
 held back by disabling it, so that accepting alone is measured) and events that none matches.
-Then an open loop at 1,000 requests a second, latency counted from the intended start.
+An open loop at 1,000 requests a second, latency counted from the intended start, comes before
+that, and once more after it, while the disk is still busy with what those turns left to write.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ def run(arguments: Sequence[str]) -> None:
         server.call("POST", f"/v1/endpoints/{endpoint}/disable")
         for each in (bare, server):  # warm
             load(job(each, OWED, connections=given.connections, seconds=0.5))
+        paced_bare = load(job(bare, OWED, connections=64, seconds=3.0, rate=given.rate))
+        paced = load(job(server, OWED, connections=64, seconds=10.0, rate=given.rate))
         turns = [
             (turn(bare, OWED), turn(server, OWED), turn(server, UNMATCHED))
             for _ in range(given.turns)
         ]
-        paced = load(job(server, OWED, connections=64, seconds=6.0, rate=given.rate))
-        paced_bare = load(job(bare, OWED, connections=64, seconds=3.0, rate=given.rate))
+        tired = load(job(server, OWED, connections=64, seconds=6.0, rate=given.rate))
     bares, oweds, unmatcheds = (columns(each) for each in columns(turns))
     rows = []
     for name, found, target in (
@@ -69,15 +71,12 @@ def run(arguments: Sequence[str]) -> None:
                 target,
             )
         )
-    rows.append(
-        figures.row(
-            f"accept at {given.rate:,.0f}/s, p99",
-            f"{paced['p99'] / paced_bare['p99']:.1f} ×",
-            latency(paced),
-            latency(paced_bare),
-            "p99 < 20 ms",
-        )
-    )
+    for name, found, target in (
+        (f"accept at {given.rate:,.0f}/s, p99", paced, "p99 < 20 ms"),
+        ("the same straight after the turns above", tired, ""),
+    ):
+        ratio = f"{found['p99'] / paced_bare['p99']:.1f} ×"
+        rows.append(figures.row(name, ratio, latency(found), latency(paced_bare), target))
     figures.show(rows)
 
 

@@ -1,9 +1,10 @@
 """100,000 deliveries waiting behind one closed endpoint: what they cost another endpoint.
 
-Two servers in one run, one of them with the backlog; events for another endpoint are posted on
-schedule to each in turn. Latency is from a POST's intended start to the arrival of its push; what
-is compared are the medians over the turns. Then the engine alone on the file with the backlog: ms
-for a claim of one row of the other lane, its settlement and its look, beside the same without.
+Three servers in one run: one with the backlog, one where as many deliveries have ended (their
+endpoint was deleted), so that the files are alike and only the waiting differs, and an empty one.
+Events for another endpoint are posted on schedule to each in turn. Latency is from a POST's
+intended start to the arrival of its push; what is compared are the medians over the turns. Then
+the engine alone: ms for a claim of one row of the other lane, its settlement and its look.
 """
 
 from __future__ import annotations
@@ -28,42 +29,58 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
-    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=12)
     given = parser.parse_args(arguments)
-    with folder() as one, folder() as other, module("bench.receiver") as receiver:
-        with penstock(one) as burdened, penstock(other) as free:
-            for server in (burdened, free):
-                closed = add_endpoint(server, "http://127.0.0.1:9/", event_types=["backlog.*"])
-                server.call("POST", f"/v1/endpoints/{closed}/disable")
+    with (
+        folder() as one,
+        folder() as other,
+        folder() as third,
+        module("bench.receiver") as receiver,
+    ):
+        with penstock(one) as burdened, penstock(other) as eased, penstock(third) as empty:
+            closed = {}
+            for server in (burdened, eased, empty):
+                endpoint = add_endpoint(server, "http://127.0.0.1:9/", event_types=["backlog.*"])
+                server.call("POST", f"/v1/endpoints/{endpoint}/disable")
                 add_endpoint(server, receiver.url, event_types=["order.*"])
+                closed[server.pid] = endpoint
             began = time.monotonic()
             _burden(burdened, given.rows)
             filled = time.monotonic() - began
-            latencies: dict[str, list[float]] = {"with": [], "without": []}
-            tails: dict[str, list[float]] = {"with": [], "without": []}
-            order = [("with", burdened), ("without", free)]
-            for _ in range(given.turns):
-                order.reverse()  # so that neither is always the first
-                for name, server in order:
+            _burden(eased, given.rows)
+            eased.call("DELETE", f"/v1/endpoints/{closed[eased.pid]}")
+            latencies: dict[str, list[float]] = {"waiting": [], "ended": [], "none": []}
+            tails: dict[str, list[float]] = {name: [] for name in latencies}
+            order = [("waiting", burdened), ("ended", eased), ("none", empty)]
+            for turn in range(given.turns):
+                # Each is the first as often as the others.
+                for name, server in order[turn % 3 :] + order[: turn % 3]:
                     found = _turn(server, receiver, given.rate, given.seconds)
                     latencies[name].append(found["p50"])
                     tails[name].append(found["p99"])
-        claims = {name: _claim_ms(path) for name, path in (("with", one), ("without", other))}
-    with_, without = median(latencies["with"]), median(latencies["without"])
+        claims = {name: _claim_ms(path) for name, path in (("waiting", one), ("ended", other))}
+    p50 = {name: median(found) for name, found in latencies.items()}
+    told = {name: f"p50 {p50[name]:.2f} ms, p99 {median(tails[name]):.1f} ms" for name in latencies}
     figures.show(
         [
             figures.row(
                 f"latency beside {given.rows:,} waiting deliveries",
-                figures.percent(with_, without),
-                f"p50 {with_:.2f} ms, p99 {median(tails['with']):.1f} ms",
-                f"without them p50 {without:.2f} ms, p99 {median(tails['without']):.1f} ms",
+                figures.percent(p50["waiting"], p50["ended"]),
+                told["waiting"],
+                f"beside as many that have ended {told['ended']}",
                 "100 ± 10 %",
             ),
             figures.row(
+                "the same, against an empty database",
+                figures.percent(p50["waiting"], p50["none"]),
+                told["waiting"],
+                f"alone {told['none']}",
+            ),
+            figures.row(
                 "claim + settle + look of one row beside them",
-                figures.percent(claims["with"], claims["without"]),
-                f"{claims['with']:.3f} ms",
-                f"without them {claims['without']:.3f} ms",
+                figures.percent(claims["waiting"], claims["ended"]),
+                f"{claims['waiting']:.3f} ms",
+                f"beside as many that have ended {claims['ended']:.3f} ms",
             ),
         ]
     )

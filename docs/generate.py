@@ -26,6 +26,11 @@ from penstock.cli import app as commands
 from penstock.runtime import migrate, open_runtime
 from penstock.settings import load_settings, settings_table
 from penstock.storage.tables import work_columns
+from penstock.tracking.carriers import fedex, royal_mail, sandbox
+from penstock.tracking.carriers import ups_codes as ups_codes_module
+from penstock.tracking.carriers import usps_codes as usps_codes_module
+from penstock.tracking.carriers.registry import CARRIERS
+from penstock.tracking.status import RETURNED
 
 REFERENCE = Path(__file__).parent / "reference"
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -176,6 +181,11 @@ def endpoint_fields() -> str:
     return _fields("EndpointIn")
 
 
+def shipment_fields() -> str:
+    """The body of POST /v1/shipments."""
+    return _fields("ShipmentIn")
+
+
 def _fields(model: str) -> str:
     schema = _application()[1]["components"]["schemas"][model]
     required = schema.get("required", [])
@@ -202,8 +212,8 @@ def _type(field: Mapping[str, Any]) -> str:
         return " or ".join(f'`"{one}"`' for one in field["enum"])
     if field["type"] == "array":
         return f"array of {_type(field['items'])}"
-    if field.get("format") == "date-time":
-        return "time"
+    if field.get("format") in ("date", "date-time"):
+        return "date" if field["format"] == "date" else "time"
     return str(field["type"])
 
 
@@ -235,6 +245,88 @@ def _limits(field: Mapping[str, Any]) -> str:
     return ", ".join(found).replace("|", "\\|")
 
 
+def carriers() -> str:
+    """Every carrier: what it takes, and what is asked of it at most."""
+    return table(
+        ("Carrier", "Name", "Numbers a call", "Calls at most", "Credential", "Base URL"),
+        (
+            (
+                spec.title,
+                f"`{spec.name}`",
+                str(spec.per_call),
+                f"{spec.budget.per_day:,} a day, {_rate(spec.budget.per_second)}",
+                ", ".join(f"`{field.name}` ({field.title})" for field in spec.fields) or "none",
+                f"`{spec.base_url}`",
+            )
+            for spec in CARRIERS.values()
+            if spec.name != "sandbox"
+        ),
+    )
+
+
+def _rate(per_second: float) -> str:
+    if per_second >= 1:
+        return f"{per_second:g} a second"
+    return f"one in {1 / per_second:.3g} seconds"
+
+
+def ups_codes() -> str:
+    """What each status code of UPS means."""
+    return _codes(ups_codes_module.CODES)
+
+
+def fedex_codes() -> str:
+    """What each status code of FedEx means."""
+    return _codes(fedex.CODES)
+
+
+def usps_codes() -> str:
+    """What each event code of USPS means."""
+    return _codes(usps_codes_module.EVENTS)
+
+
+def royal_mail_codes() -> str:
+    """What each event code of Royal Mail means."""
+    return _codes(royal_mail.CODES)
+
+
+def sandbox_scripts() -> str:
+    """Every script of the sandbox: what happens in it, by the hour."""
+    return table(
+        ("Number", "What becomes of the parcel", "Statuses, and the hour in which each begins"),
+        (
+            (f"`SBX{name}`", script.about, _story(script) or "none")
+            for name, script in sandbox.SCRIPTS.items()
+        ),
+    )
+
+
+def _story(script: sandbox.Script) -> str:
+    story: list[str] = []
+    before = ""
+    for step in script.steps:
+        name = f"`{step.status}`" + f" (`{RETURNED}`)" * (step.sub_status == RETURNED)
+        if name != before:
+            story.append(f"{name} {step.at:g}")
+        before = name
+    return ", ".join(story)
+
+
+def _codes(meanings: Mapping[str, tuple[str, str | None] | None]) -> str:
+    by_meaning: dict[tuple[str, str | None] | None, list[str]] = {}
+    for code, meaning in meanings.items():
+        by_meaning.setdefault(meaning, []).append(f"`{code}`")
+    return table(
+        ("Status", "Sub-status", "Codes"),
+        (
+            (f"`{meaning[0]}`", f"`{meaning[1]}`" if meaning[1] else "", " ".join(codes))
+            if meaning
+            else ("(stays as it is)", "", " ".join(codes))
+            for meaning, codes in by_meaning.items()
+        ),
+    )
+
+
 _made: list[tuple[list[Route], dict[str, Any]]] = []
 
 
@@ -247,7 +339,7 @@ def _application() -> tuple[list[Route], dict[str, Any]]:
 
 async def _make() -> tuple[list[Route], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = load_settings(data_dir=folder, services="events", database_url="")
+        chosen = load_settings(data_dir=folder, services="events,tracking", database_url="")
         await asyncio.to_thread(migrate, chosen)
         async with open_runtime(chosen, isolate=False) as runtime:
             app = runtime.http()
@@ -255,14 +347,21 @@ async def _make() -> tuple[list[Route], dict[str, Any]]:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "carriers": carriers,
     "cli": cli,
     "endpoint-fields": endpoint_fields,
     "event-fields": event_fields,
+    "fedex-codes": fedex_codes,
     "log-events": log_events,
     "metrics": metrics,
     "problems": problems,
     "routes": routes,
+    "royal-mail-codes": royal_mail_codes,
+    "sandbox-scripts": sandbox_scripts,
     "settings": settings,
+    "shipment-fields": shipment_fields,
+    "ups-codes": ups_codes,
+    "usps-codes": usps_codes,
     "work-schema": work_schema,
 }
 

@@ -1,9 +1,8 @@
 """The composition root: from settings to a running process.
 
-`Runtime` opens the database, wires the services to the engine and runs them; nothing else in
-Penstock constructs what it can be given. A service is what `Service` says: kinds of work, routes,
-periodic tasks. Notes of a commit go to whoever subscribed: the waker, the waiters of the API, the
-log of circuits.
+`Runtime` opens the database, gives the services (``wiring.py``) to the engine and runs them;
+nothing else in Penstock constructs what it can be given. Notes of a commit go to whoever
+subscribed: the waker, the waiters of the API, the log of circuits.
 """
 
 from __future__ import annotations
@@ -17,30 +16,27 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
 from penstock.errors import SettingsError, StorageError
-from penstock.secretbox import SecretBox
-from penstock.settings import Network, Settings, load_secret_keys
+from penstock.settings import Settings
 from penstock.storage import Database, retention
 from penstock.storage.lock import lock_of
-from penstock.storage.retention import BATCH, Rule, batches
+from penstock.storage.retention import Rule, batches
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.telemetry import (
     CIRCUIT_CLOSED,
     CIRCUIT_HALF_OPENED,
     CIRCUIT_OPENED,
     MIGRATION_APPLIED,
-    PRIVATE_TARGETS_ALLOWED,
     log,
 )
+from penstock.wiring import Service, for_children, no_jobs, services
 from penstock.work import circuit
 from penstock.work.isolate import child_process
-from penstock.work.kinds import AnyKind
 from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wakeups
@@ -48,7 +44,7 @@ from penstock.work.wakeups.local import LocalWakeups
 from penstock.work.worker import Summary, Worker
 
 if TYPE_CHECKING:
-    from fastapi import APIRouter, FastAPI
+    from fastapi import FastAPI
 
     from penstock.api.auth import TokenVerifier
     from penstock.api.limits import RateLimiter
@@ -56,19 +52,7 @@ if TYPE_CHECKING:
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
-CRON_EVERY = 1.0  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What a service brings to a process."""
-
-    kinds: tuple[AnyKind, ...] = ()
-    routers: tuple[APIRouter, ...] = ()
-    periodic: tuple[Periodic, ...] = ()
-    retention: tuple[Rule, ...] = ()
-    on_notes: Callable[[Sequence[object]], None] | None = None
-    stopping: Callable[[], None] | None = None  # end what waits: long polls
+PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
 
 
 def migrate(settings: Settings) -> tuple[str | None, str]:
@@ -85,7 +69,8 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.sqlite_path
     lock = lock_of(path)
-    lock.acquire()
+    # A command that was run at the same time may be making the tables: it ends by itself.
+    lock.acquire(PATIENCE)
     try:
         before = schema.current(path)
         backup = _backup(path, before) if before is not None and before != head else None
@@ -175,30 +160,6 @@ def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]
     return changed
 
 
-def private_targets(settings: Settings) -> tuple[Network, ...]:
-    """The private networks that may be pushed to; a server on loopback may push to loopback."""
-    if settings.allow_private_targets is not None:
-        return settings.allow_private_targets
-    if _is_loopback(settings.host):
-        networks: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-        log(
-            PRIVATE_TARGETS_ALLOWED,
-            networks=[str(network) for network in networks],
-            reason="the server listens on loopback and PENSTOCK_ALLOW_PRIVATE_TARGETS is not set",
-        )
-        return networks
-    return ()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 @dataclass(slots=True)
 class Runtime:
     """One process of Penstock, opened by `open_runtime`."""
@@ -281,12 +242,15 @@ async def open_runtime(
         waker = Waker(database, wakeups)
         stack.push_async_callback(waker.close)
         app = app or no_jobs()
-        services = await _services(settings, clock, database, stack, app)
+        made = await services(settings, clock, database, stack, app)
         # What jobs enqueue goes through this process's own database, which wakes its workers.
         app.bind(database)
         stack.callback(app.unbind)
         await database.unit(app.set_caps)
-        kinds = [kind for service in services for kind in service.kinds]
+        for service in made:
+            if service.prepare is not None:
+                await database.unit(service.prepare)
+        kinds = [kind for service in made for kind in service.kinds]
         if database.dialect == "sqlite":
             await release_all(database, kinds)
         worker = Worker(
@@ -301,10 +265,10 @@ async def open_runtime(
         periodic = [
             sweeper(database, waker, kinds, every=settings.sweep_interval, held=worker.held),
             gauges(database, kinds, every=GAUGES_EVERY),
-            *(task for service in services for task in service.periodic),
-            *(_pruning(database, rule) for rule in _retention(services)),
+            *(task for service in made for task in service.periodic),
+            *(_pruning(database, rule) for rule in _retention(made)),
         ]
-        for callback in [waker.on_notes, _log_circuits, *_listeners(services)]:
+        for callback in [waker.on_notes, _log_circuits, *_listeners(made)]:
             database.subscribe(callback)
         runtime = Runtime(
             settings,
@@ -312,50 +276,12 @@ async def open_runtime(
             database,
             wakeups,
             waker,
-            tuple(services),
+            tuple(made),
             worker,
             Scheduler(database, clock, periodic, alone=database.dialect == "sqlite"),
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime
-
-
-async def _services(
-    settings: Settings,
-    clock: Clock,
-    database: Database,
-    stack: contextlib.AsyncExitStack,
-    app: Penstock,
-) -> list[Service]:
-    services = [_jobs(settings, database, stack, app)]
-    if "events" in settings.services:
-        services.append(_events(settings, clock, database, stack))
-    return services
-
-
-def _jobs(
-    settings: Settings, database: Database, stack: contextlib.AsyncExitStack, app: Penstock
-) -> Service:
-    from penstock import jobs
-
-    runner = jobs.JobRunner(app.jobs, slots=settings.job_slots, environment=_environment(settings))
-    stack.push_async_callback(runner.close)
-
-    async def tick() -> None:
-        await database.unit(app.cron_tick)
-
-    return Service(
-        kinds=(jobs.job_kind(runner, lease=settings.lease),),
-        periodic=(*([Periodic("cron", CRON_EVERY, tick)] if app.crons else []),),
-        retention=(
-            Rule(
-                "jobs",
-                batches(lambda tx: jobs.prune(tx, limit=BATCH)),
-                jobs.prunable,
-                every=3600.0,
-            ),
-        ),
-    )
 
 
 def _retention(services: Sequence[Service]) -> list[Rule]:
@@ -370,50 +296,11 @@ def _pruning(database: Database, rule: Rule) -> Periodic:
     return Periodic(f"prune {rule.name}", rule.every, run)
 
 
-def _events(
-    settings: Settings, clock: Clock, database: Database, stack: contextlib.AsyncExitStack
-) -> Service:
-    from penstock.events import service
-    from penstock.events.destinations.registry import Outlets
-    from penstock.events.retention import rules
-
-    made = service.build(
-        database=database,
-        clock=clock,
-        box=SecretBox(load_secret_keys(settings)),
-        allow=private_targets(settings),
-        slots=settings.delivery_slots,
-        lease=settings.lease,
-        schedule=settings.delivery_schedule,
-        timeout=settings.delivery_timeout,
-        expiry=settings.delivery_expiry,
-        max_body=int(settings.max_body),
-        max_batch_body=int(settings.max_batch_body),
-        outlets=Outlets(
-            smtp=settings.smtp_server,
-            mail_by=settings.mail_by,
-            mail_from=settings.mail_sender,
-            mail_subject=settings.mail_subject,
-            sms_by=settings.sms_by,
-            aws_region=settings.aws_region,
-            aws_endpoint_url=settings.aws_endpoint_url,
-        ),
-    )
-    stack.push_async_callback(made.close)
-    return Service(
-        kinds=made.kinds,
-        routers=made.routers,
-        retention=rules(settings.keep_events),
-        on_notes=made.on_notes,
-        stopping=made.waiters.close,
-    )
-
-
 async def prune(settings: Settings, *, dry_run: bool) -> dict[str, int]:
     """Delete what is past its time, or count it; answers how many, by rule."""
     await asyncio.to_thread(check_migrated, settings)
-    async with open_services(settings) as (database, services, _):
-        rules = _retention(services)
+    async with open_services(settings) as (database, made, _):
+        rules = _retention(made)
         if dry_run:
             return {rule.name: await database.read(rule.count) for rule in rules}
         return {rule.name: await retention.apply(database, rule) for rule in rules}
@@ -443,15 +330,8 @@ async def open_services(
         await database.open()
         stack.push_async_callback(database.close)
         # The app stays unbound: what the row enqueues is woken as any other process's is.
-        services = await _services(settings, clock, database, stack, app or no_jobs())
-        yield database, services, clock
-
-
-def no_jobs() -> Penstock:
-    """An app without jobs, for processes that were given none."""
-    from penstock.app import Penstock
-
-    return Penstock()
+        made = await services(settings, clock, database, stack, app or no_jobs())
+        yield database, made, clock
 
 
 def load_app(path: str | None) -> Penstock | None:
@@ -502,16 +382,8 @@ def _limiter(settings: Settings) -> RateLimiter | None:
     return RateLimiter(settings.rate_limit, max(1, round(2 * settings.rate_limit)))
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """What a child must be told: it reads .env and penstock.toml as this process did, but knows
-    nothing of the command line."""
-    if settings.database_url is not None:
-        return {}
-    return {"PENSTOCK_DATA_DIR": str(settings.data_dir.absolute())}
-
-
 def _isolation(settings: Settings, app_path: str | None) -> Isolate:
-    environment = dict(os.environ) | _environment(settings)
+    environment = dict(os.environ) | for_children(settings)
     arguments = ["run-claimed-row"]
     if app_path is not None:
         arguments += ["--app", app_path]

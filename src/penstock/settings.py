@@ -7,6 +7,7 @@ means the default, except for `allow_private_targets` and `services`, where empt
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ from penstock.secretbox import MIN_KEY_LENGTH, key_in_file
 from penstock.telemetry import SETTING_UNKNOWN, Format, Level, log
 
 PREFIX: Final = "PENSTOCK_"
-SERVICES: Final = ("jobs", "events")
+SERVICES: Final = ("jobs", "events", "tracking")
 _EMPTY_MEANS_NONE: Final = frozenset({"allow_private_targets", "services"})
 
 Network = IPv4Network | IPv6Network
@@ -116,6 +117,7 @@ def _http_url(value: object) -> object:
 
 Duration = Annotated[float, BeforeValidator(_seconds)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+BaseUrl = Annotated[HttpUrl, AfterValidator(lambda url: url.rstrip("/"))]
 
 
 def _setting(default: Any, description: str, expects: str, **limits: Any) -> Any:
@@ -123,10 +125,63 @@ def _setting(default: Any, description: str, expects: str, **limits: Any) -> Any
     return Field(default, description=description, json_schema_extra={"expects": expects}, **limits)
 
 
+def _carrier_value(carrier: str, value: str) -> Any:
+    """A part of the deployment's own credential with a carrier."""
+    return _setting(
+        None,
+        f"{carrier}: the deployment's own {value}, for accounts that have stored none.",
+        "the text that the carrier gave",
+    )
+
+
+def _carrier_url(carrier: str) -> Any:
+    return _setting(None, f"{carrier}: another address of its API, such as a test system's.", _URL)
+
+
+def _calls_per_second(carrier: str) -> Any:
+    return _setting(
+        None,
+        f"{carrier}: calls a second that one credential may make. When absent, the usual.",
+        "a number above 0",
+        gt=0,
+    )
+
+
+def _calls_per_day(carrier: str) -> Any:
+    return _setting(
+        None,
+        f"{carrier}: calls in any 24 hours that one credential may make. When absent, the usual.",
+        "a whole number, 2 or more",
+        ge=2,
+    )
+
+
 _DURATION: Final = "a duration such as 500ms, 20s, 5m, 1h30m or 5d"
 _COUNT: Final = "a whole number, 1 or more"
 _SIZE: Final = "a number of bytes, or a size such as 256KiB or 5MiB"
 _URL: Final = "an http:// or https:// URL"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CarrierAccess:
+    """What the settings say of one carrier; None = its usual.
+
+    `values` are the deployment's own credential, by the names of its parts; empty = it has none.
+    """
+
+    values: Mapping[str, str] = dataclasses.field(repr=False)
+    url: str | None
+    per_second: float | None
+    per_day: int | None
+
+
+_CREDENTIALS: Final[Mapping[str, tuple[str, ...]]] = {
+    "ups": ("client_id", "client_secret"),
+    "usps": ("client_id", "client_secret"),
+    "fedex": ("client_id", "client_secret"),
+    "dhl": ("api_key",),
+    "royal_mail": ("client_id", "client_secret"),
+}
 
 
 class Settings(BaseSettings):
@@ -185,7 +240,7 @@ class Settings(BaseSettings):
         NoDecode,
         BeforeValidator(_split),
     ] = _setting(
-        ("events",),
+        ("events", "tracking"),
         "The services to run, beside jobs, which always run. Empty: jobs alone.",
         f"a comma-separated list of: {', '.join(SERVICES)}",
     )
@@ -272,6 +327,43 @@ class Settings(BaseSettings):
         _DURATION + ", at least 1h",
         ge=3600,
     )
+    dispatch_interval: Duration = _setting(
+        3600.0,
+        "How often carriers' lanes in which shipments are due are woken all together; each "
+        "shipment is checked when it is due, whatever this is.",
+        _DURATION + ", at least 1s",
+        ge=1,
+    )
+    keep_shipments: Duration = _setting(
+        7776000.0,
+        "How long shipments are kept once they are followed no more.",
+        _DURATION + ", at least 1h",
+        ge=3600,
+    )
+    ups_client_id: str | None = _carrier_value("UPS", "client id")
+    ups_client_secret: SecretStr | None = _carrier_value("UPS", "client secret")
+    ups_url: BaseUrl | None = _carrier_url("UPS")
+    ups_calls_per_second: float | None = _calls_per_second("UPS")
+    ups_calls_per_day: int | None = _calls_per_day("UPS")
+    usps_client_id: str | None = _carrier_value("USPS", "consumer key")
+    usps_client_secret: SecretStr | None = _carrier_value("USPS", "consumer secret")
+    usps_url: BaseUrl | None = _carrier_url("USPS")
+    usps_calls_per_second: float | None = _calls_per_second("USPS")
+    usps_calls_per_day: int | None = _calls_per_day("USPS")
+    fedex_client_id: str | None = _carrier_value("FedEx", "API key")
+    fedex_client_secret: SecretStr | None = _carrier_value("FedEx", "secret key")
+    fedex_url: BaseUrl | None = _carrier_url("FedEx")
+    fedex_calls_per_second: float | None = _calls_per_second("FedEx")
+    fedex_calls_per_day: int | None = _calls_per_day("FedEx")
+    dhl_api_key: SecretStr | None = _carrier_value("DHL", "API key")
+    dhl_url: BaseUrl | None = _carrier_url("DHL")
+    dhl_calls_per_second: float | None = _calls_per_second("DHL")
+    dhl_calls_per_day: int | None = _calls_per_day("DHL")
+    royal_mail_client_id: str | None = _carrier_value("Royal Mail", "client id")
+    royal_mail_client_secret: SecretStr | None = _carrier_value("Royal Mail", "client secret")
+    royal_mail_url: BaseUrl | None = _carrier_url("Royal Mail")
+    royal_mail_calls_per_second: float | None = _calls_per_second("Royal Mail")
+    royal_mail_calls_per_day: int | None = _calls_per_day("Royal Mail")
     job_slots: int = _setting(16, "Jobs running at once in a process.", _COUNT, ge=1)
     lease: Duration = _setting(
         60.0,
@@ -330,7 +422,7 @@ class Settings(BaseSettings):
         "How log lines look. When absent, console on a terminal and json elsewhere.",
         "json or console",
     )
-    url: Annotated[HttpUrl, AfterValidator(lambda url: url.rstrip("/"))] | None = _setting(
+    url: BaseUrl | None = _setting(
         None, "For clients: the Penstock server to talk to. When absent, the local one.", _URL
     )
     key: SecretStr | None = _setting(None, "For clients: the API key to use.", "an API key")
@@ -349,6 +441,26 @@ class Settings(BaseSettings):
     def mail_sender(self) -> Sender | None:
         """Whom e-mails come from, taken apart."""
         return None if self.mail_from is None else parse_sender(self.mail_from)
+
+    def carriers(self) -> dict[str, CarrierAccess]:
+        """What is said of each carrier."""
+        return {
+            carrier: CarrierAccess(
+                self._credential(carrier),
+                getattr(self, f"{carrier}_url"),
+                getattr(self, f"{carrier}_calls_per_second"),
+                getattr(self, f"{carrier}_calls_per_day"),
+            )
+            for carrier in _CREDENTIALS
+        }
+
+    def _credential(self, carrier: str) -> dict[str, str]:
+        given = {part: getattr(self, f"{carrier}_{part}") for part in _CREDENTIALS[carrier]}
+        return {
+            part: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for part, value in given.items()
+            if value is not None
+        }
 
     @classmethod
     def settings_customise_sources(
@@ -391,6 +503,14 @@ class Settings(BaseSettings):
         mail_leaves = self.mail_by != "outbox" and (self.smtp_url or self.mail_by == "ses")
         if mail_leaves and self.mail_from is None:
             faults.append(f"{PREFIX}MAIL_FROM is missing: e-mails must come from someone")
+        for carrier, parts in _CREDENTIALS.items():
+            given = self._credential(carrier)
+            faults += [
+                f"{_variable(f'{carrier}_{part}')} is missing: "
+                f"{_variable(f'{carrier}_{next(iter(given))}')} alone gives no access"
+                for part in parts
+                if given and part not in given
+            ]
         if faults:
             raise ValueError("\n".join(faults))
         return self

@@ -204,6 +204,33 @@ ENDPOINT_DISABLED: Final = _event(
     *("endpoint_id", "account", "reason"),
 )
 
+# --- Log events: tracking ----------------------------------------------------------------
+
+TRACKING_DISPATCHED: Final = _event(
+    "tracking_dispatched",
+    "info",
+    "Carriers' lanes in which shipments are due were woken.",
+    *("shipments", "lanes", "held_back", "seconds"),
+)
+SHIPMENT_STATUS_UPDATED: Final = _event(
+    "shipment_status_updated",
+    "debug",
+    "A shipment's status changed.",
+    *("shipment_id", "account", "carrier", "status", "previous"),
+)
+CARRIER_CALLED: Final = _event(
+    "carrier_called",
+    "debug",
+    "A carrier was asked about one or several parcels.",
+    *("carrier", "numbers", "outcome", "seconds"),
+)
+CARRIER_CREDENTIAL_REFUSED: Final = _event(
+    "carrier_credential_refused",
+    "warning",
+    "A carrier does not accept the credential; its shipments wait.",
+    *("carrier", "lane", "error"),
+)
+
 # --- Log events: the API -----------------------------------------------------------------
 
 REQUEST: Final = _event(
@@ -337,6 +364,29 @@ DELIVERY_LATENCY: Final = Metric(
     "seconds",
     "From an event's acceptance to its delivery, retries included.",
     cloudwatch="DeliveryLatency",
+)
+CARRIER_CALLS: Final = Metric(
+    "penstock_carrier_calls_total",
+    "counter",
+    "calls",
+    "Calls to carriers by what came of them (found, not_found, unavailable, rate_limited, …).",
+    ("carrier", "outcome"),
+    cloudwatch="CarrierCalls",
+)
+CARRIER_CALL_DURATION: Final = Metric(
+    "penstock_carrier_call_duration_seconds",
+    "histogram",
+    "seconds",
+    "From a call's start to its answer, getting a token included.",
+    ("carrier",),
+    cloudwatch="CarrierCallDuration",
+)
+SHIPMENT_CHANGES: Final = Metric(
+    "penstock_shipment_changes_total",
+    "counter",
+    "shipments",
+    "Changes of shipments' statuses, by the new status.",
+    ("status",),
 )
 UNITS_PER_COMMIT: Final = Metric(
     "penstock_units_per_commit",

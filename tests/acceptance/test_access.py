@@ -28,6 +28,11 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/endpoints/{endpoint_id}": {"description": "walked"},
     "POST /v1/endpoints/{endpoint_id}/recover": {"since": "2026-01-01T00:00:00Z"},
     "POST /v1/keys": {"name": "walk"},
+    "POST /v1/shipments": {"carrier": "sandbox", "tracking_number": "SBXDELIVERED1"},
+    "PATCH /v1/shipments/{shipment_id}": {"label": "walked"},
+    "POST /v1/carriers/detect": {"tracking_number": "SBXDELIVERED1"},
+    "PUT /v1/carriers/{carrier}/credentials": {"values": {"api_key": "walked"}},
+    "POST /v1/carriers/{carrier}/circuit": {"state": "open", "for": 60, "reason": "walked"},
 }
 
 
@@ -42,7 +47,7 @@ class _Issuer:
             "aud": "penstock",
             "sub": account,
             "exp": int(time.time()) + 600,
-            "scope": "events:write endpoints:write keys:write",
+            "scope": "events:write endpoints:write keys:write shipments:write lanes:write",
         }
         return jwt.encode(claims | changes, self.key, algorithm="RS256", headers={"kid": "one"})
 
@@ -97,7 +102,7 @@ async def test_nobody_gets_nowhere(server: Up, api: Api) -> None:
 
 
 async def test_a_missing_scope_is_named(server: Up, api: Api) -> None:
-    made = await api.ok("POST", "/v1/keys", {"name": "narrow", "scopes": ["lanes:read"]})
+    made = await api.ok("POST", "/v1/keys", {"name": "narrow", "scopes": ["models:read"]})
     async with Api(server.url, made["key"]) as narrow:
         for method, path, _ in await _operations(api):
             if path in PUBLIC:
@@ -125,6 +130,16 @@ async def test_another_account_sees_nothing(
                 ids["hook_id"] = endpoint
                 replay = await mine.ok("POST", "/v1/replays", {"event_types": ["no.such"]})
                 ids["replay_id"] = replay["replay_id"]
+                parcel = {"carrier": "sandbox", "tracking_number": "SBXINTRANSIT1"}
+                ids["shipment_id"] = (await mine.ok("POST", "/v1/shipments", parcel))["shipment_id"]
+                imported = await mine.ok(
+                    "POST",
+                    "/v1/shipments/imports",
+                    data=b"carrier,tracking_number\nsandbox,SBXINTRANSIT2\n",
+                    headers={"content-type": "text/csv"},
+                )
+                ids["import_id"] = imported["import_id"]
+                ids["carrier"] = "nobodys"  # carriers belong to no account
                 for method, path, _ in await _operations(mine):
                     if path in PUBLIC or "{" not in path:
                         continue
@@ -132,7 +147,13 @@ async def test_another_account_sees_nothing(
                         method, path.format_map(ids), BODIES.get(f"{method} {path}")
                     )
                     assert (answer.status, answer.code) == (404, "not_found"), (method, path)
-                for path in ("/v1/events", "/v1/endpoints", "/v1/keys"):
+                for path in (
+                    "/v1/events",
+                    "/v1/endpoints",
+                    "/v1/keys",
+                    "/v1/shipments",
+                    "/v1/shipments/imports",
+                ):
                     assert (await theirs.ok("GET", path))["items"] == []
                 # The same type, the same key: another account's events are not mixed up.
                 sent = await theirs.send(topic, idempotency_key="one")

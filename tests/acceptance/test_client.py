@@ -7,6 +7,7 @@ import inspect
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from penstock.client import ApiError, AsyncClient, Client, NewEvent, Unreachable
+from penstock.client import (
+    ApiError,
+    AsyncClient,
+    Client,
+    InboxOutcome,
+    NewEvent,
+    Unreachable,
+)
 from support.process import Up
 from support.receiver import Receiver
 
@@ -140,14 +148,14 @@ async def test_events(do: Driver, receiver: Receiver, topic: str) -> None:
     url = receiver.url(f"/{topic}")
     endpoint = await do("endpoints.create", url, event_types=[topic])
 
-    sent = await do("events.send", topic, {"n": 1}, metadata={"m": 1}, wait=10)
+    sent = await do("events.send", topic, {"n": 1}, metadata={"m": 1}, ordering_key="k", wait=10)
 
     assert sent.status == "delivered"
     assert not sent.replayed
     assert [delivery.endpoint_id for delivery in sent.deliveries] == [endpoint.endpoint_id]
     assert sent.created_at <= sent.delivered_at
     found = await do("events.get", sent.event_id)
-    assert (found.payload, found.metadata) == ({"n": 1}, {"m": 1})
+    assert (found.payload, found.metadata, found.ordering_key) == ({"n": 1}, {"m": 1}, "k")
     assert found.deliveries[0].attempt_log[0].status_code == 200
     # Nothing that the API says is left out, and nothing is changed on the way.
     assert found.to_json() == await do("call", "GET", f"/v1/events/{sent.event_id}")
@@ -213,6 +221,205 @@ async def test_endpoints(do: Driver, receiver: Receiver, topic: str) -> None:
     assert [each.pointer for each in refused.value.errors] == ["/max_in_flight"]
 
 
+async def test_inbox(do: Driver, topic: str) -> None:
+    sent = [(await do("events.send", topic, {"n": n}, metadata={"m": n})).event_id for n in (1, 2)]
+    listed = await do("inbox.list", event_types=[topic, "other.*"], page_size=1)
+    assert [event.event_id for event in listed] == sent
+    raw = await do("call", "GET", "/v1/inbox", query={"event_types": topic})
+    assert [event.to_json() for event in listed] == raw["items"]
+
+    lease = await do("inbox.lease", event_types=[topic], lease_seconds=30)
+    assert [event.event_id for event in lease.events] == sent
+    assert [event.payload for event in lease.events] == [{"n": 1}, {"n": 2}]
+    assert lease.events[0].lease_id == lease.lease_id
+    assert lease.events[0].leased_until == lease.leased_until
+    done = await do("inbox.ack", [sent[0], "evt_none"], lease.lease_id)
+    assert [each.outcome for each in done] == ["acknowledged", "not_found"]
+    (freed,) = await do("inbox.release", sent[1:], lease.lease_id)
+    assert freed == InboxOutcome(sent[1], "released")
+    again = await do("inbox.lease", event_types=[topic], limit=1)
+    assert [event.event_id for event in again.events] == sent[1:]
+    (lost,) = await do("inbox.ack", sent[1:], lease.lease_id)
+    assert lost.outcome == "lease_lost"
+    assert (await do("events.get", sent[1])).inbox_lease_id == again.lease_id
+    (anyway,) = await do("inbox.ack", sent[1:])
+    assert anyway.outcome == "acknowledged"
+    assert await do("inbox.list", event_types=[topic]) == []
+    with pytest.raises(ApiError) as refused:
+        await do("inbox.lease", limit=101)
+    assert [each.pointer for each in refused.value.errors] == ["/limit"]
+
+
+async def test_a_reader_of_the_inbox_waits(dial: Dial, server: Up, topic: str) -> None:
+    # The wait is on purpose: it does not count against the timeout.
+    do = dial(server.url, server.token, timeout=0.5)
+    assert (await do("inbox.lease", event_types=[topic], wait=1)).events == ()
+    waiting = asyncio.create_task(do("inbox.lease", event_types=[topic], wait=20))
+    await asyncio.sleep(0.3)
+    sent = await dial(server.url, server.token)("events.send", topic)
+    assert [event.event_id for event in (await waiting).events] == [sent.event_id]
+
+
+async def test_lost_answers_of_the_inbox(
+    do: Driver, through: Driver, proxy: Proxy, topic: str
+) -> None:
+    sent = await do("events.send", topic)
+    proxy.plans = ["cut"]
+    lease = await through("inbox.lease", event_types=[topic], lease_seconds=1)
+    assert lease.events == ()  # the lost answer has them, and not for long
+    lease = await through("inbox.lease", event_types=[topic], wait=10)
+    assert [event.event_id for event in lease.events] == [sent.event_id]
+    proxy.plans = ["cut"]
+    (done,) = await through("inbox.ack", [sent.event_id], lease.lease_id)
+    assert done.outcome == "already_delivered"
+
+
+async def test_replaying_and_deleting_one_event(do: Driver, receiver: Receiver, topic: str) -> None:
+    path = f"/{topic}"
+    first = await do("endpoints.create", receiver.url(path), event_types=[topic])
+    sent = await do("events.send", topic, {"n": 1}, wait=10)
+    assert await final(do, "events.get", sent.event_id) == "delivered"
+    second = await do("endpoints.create", receiver.url(f"{path}/second"), event_types=[topic])
+
+    again = await do("events.replay", sent.event_id, endpoint_ids=[first.endpoint_id])
+    assert (again.event_id, again.status) == (sent.event_id, "pending")
+    assert (again.replayed, again.added, again.left_pending) == (1, 0, 0)
+    assert len({push.id for push in await receiver.arrived(path, 2)}) == 1
+    assert receiver.at(f"{path}/second") == []
+    assert await final(do, "events.get", sent.event_id) == "replayed"
+    again = await do("events.replay", sent.event_id, include_missing=True)
+    assert (again.replayed, again.added) == (1, 1)
+    assert {each.endpoint_id for each in again.deliveries} == {
+        first.endpoint_id,
+        second.endpoint_id,
+    }
+    await receiver.arrived(f"{path}/second")
+
+    assert await do("events.delete", sent.event_id) is None
+    for name in ("events.get", "events.replay", "events.delete"):
+        with pytest.raises(ApiError) as refused:
+            await do(name, sent.event_id)
+        assert refused.value.code == "not_found"
+
+
+async def test_replays(do: Driver, receiver: Receiver, topic: str) -> None:
+    path = f"/{topic}"
+    sent = [await do("events.send", topic, {"n": n}) for n in range(3)]
+    made = await do("endpoints.create", receiver.url(path), event_types=[topic])
+
+    recovery = await do("endpoints.recover", made.endpoint_id, sent[0].created_at)
+    assert recovery.filter.since == sent[0].created_at
+    assert (recovery.filter.endpoint_id, recovery.filter.failed_only) == (made.endpoint_id, True)
+    assert len({push.id for push in await receiver.arrived(path, 3)}) == 3
+    assert await final(do, "replays.get", recovery.replay_id) == "done"
+    done = await do("replays.get", recovery.replay_id)
+    assert (done.replayed, done.delivered, done.dead, done.outstanding) == (3, 3, 0, 0)
+    assert done.finished_at > done.created_at
+    assert done.to_json() == await do("call", "GET", f"/v1/replays/{done.replay_id}")
+
+    await do("endpoints.disable", made.endpoint_id)
+    started = await do(
+        "replays.create",
+        event_types=[topic],
+        status="replayed",
+        since=sent[1].created_at,
+        until=datetime.now(UTC),
+        endpoint_id=made.endpoint_id,
+    )
+    assert started.filter.event_types == (topic,)
+    assert started.filter.status == "replayed"
+    deadline = time.monotonic() + 20
+    while (now := await do("replays.get", started.replay_id)).behind != (made.endpoint_id,):
+        assert time.monotonic() < deadline, now
+        await asyncio.sleep(0.05)
+    ended = await do("replays.cancel", started.replay_id)
+    assert (ended.status, ended.outstanding) == ("cancelled", 0)
+    assert await do("replays.cancel", started.replay_id) == ended
+    assert (await do("events.get", sent[2].event_id)).status == "replayed"
+    listed = await do("replays.list", page_size=1)
+    assert ended in listed
+    assert done in listed
+    with pytest.raises(ApiError) as refused:
+        await do("replays.create", endpoint_id="ep_none")
+    assert refused.value.code == "not_found"
+
+
+async def final(do: Driver, name: str, id_: str) -> str:
+    """The status of an event or a replay once it is not pending any more."""
+    deadline = time.monotonic() + 20
+    while (status := (await do(name, id_)).status) == "pending":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.03)
+    return str(status)
+
+
+async def test_outbox(do: Driver, topic: str) -> None:
+    await do("endpoints.create", "ops@example.com", kind="email", event_types=[topic])
+    await do("endpoints.create", "+14155552671", kind="sms", event_types=[topic])
+    sent = await do("events.send", topic, {"message": "Pump 3 has stopped."}, wait=10)
+    assert sent.status == "delivered"
+
+    kept = [each for each in await do("outbox.list", page_size=1) if each.event_id == sent.event_id]
+    assert {each.kind: each.target for each in kept} == {
+        "email": "ops@example.com",
+        "sms": "+14155552671",
+    }
+    assert all("Pump 3 has stopped." in each.body for each in kept)
+    raw = await do("call", "GET", "/v1/outbox")
+    assert [each.to_json() for each in kept] == raw["items"][:2]
+
+
+async def test_shipments(do: Driver, topic: str, tmp_path: Path) -> None:
+    made = await do(
+        "shipments.create",
+        "sandbox",
+        f"SBXDELIVERED{topic[5:]}",
+        label="chair",
+        reference=topic,
+        ship_date=date(2026, 1, 31),
+        metadata={"order": 7},
+    )
+    assert (made.label, made.ship_date, made.metadata) == ("chair", "2026-01-31", {"order": 7})
+    again = await do("shipments.create", "sandbox", made.tracking_number)
+    assert again.shipment_id == made.shipment_id
+    deadline = time.monotonic() + 30
+    while (detail := await do("shipments.get", made.shipment_id)).status != "delivered":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert detail.delivered_at == detail.scans[0].at
+    assert detail.scans[-1].status == "pre_transit"
+    assert detail.why.code == "not_due"
+    (listed,) = await do("shipments.list", reference=topic, page_size=1)
+    assert listed.status == "delivered"
+    changed = await do("shipments.update", made.shipment_id, label=None)
+    assert changed.label is None
+    await do("shipments.refresh", made.shipment_id)
+    stopped = await do("shipments.stop", made.shipment_id)
+    assert stopped.ended_at is not None
+    with pytest.raises(ApiError) as refused:
+        await do("shipments.refresh", made.shipment_id)
+    assert refused.value.code == "conflict"
+    await do("shipments.delete", made.shipment_id)
+    assert await do("shipments.list", reference=topic) == []
+
+    (candidate,) = (await do("shipments.detect", "1Z999AA10123456784")).candidates
+    assert (candidate.carrier, candidate.checksum) == ("ups", "valid")
+
+    file = tmp_path / "parcels.csv"
+    file.write_text(f"tracking_number,reference\nSBXTOUR1,{topic}\n?,{topic}\n")
+    imported = await do("shipments.import_csv", file, carrier="sandbox")
+    while imported.ended_at is None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+        imported = await do("shipments.get_import", imported.import_id)
+    assert imported.created + imported.existing == imported.failed == 1
+    (error,) = await do("shipments.import_errors", imported.import_id)
+    assert (error.row, error.code, error.column) == (3, "bad_number", "tracking_number")
+    with pytest.raises(ApiError) as refused:
+        await do("shipments.import_csv", b"x" * 2**21)  # longer than what is sent in one go
+    assert refused.value.code == "validation_failed"
+
+
 async def test_keys(do: Driver, dial: Dial, server: Up) -> None:
     made = await do("keys.create", "reader", ["events:read"], expires_in="1h")
     listed = next(key for key in await do("keys.list", page_size=1) if key.id == made.id)
@@ -275,12 +482,12 @@ async def test_retry_after_is_waited_for(through: Driver, proxy: Proxy, topic: s
     proxy.plans = [busy(429, 1)]
     began = time.monotonic()
     await through("keys.create", topic)  # not repeatable, but nothing was done
-    assert 1 <= time.monotonic() - began < 5
+    assert 1 <= time.monotonic() - began < 10
 
     proxy.plans = [busy(503, 1)]
     began = time.monotonic()
     await through("events.send", topic)
-    assert 1 <= time.monotonic() - began < 5
+    assert 1 <= time.monotonic() - began < 10
 
     proxy.plans = [busy(429, 3600)]
     with pytest.raises(ApiError) as refused:
@@ -291,12 +498,12 @@ async def test_retry_after_is_waited_for(through: Driver, proxy: Proxy, topic: s
 async def test_a_server_that_hangs_or_is_not_there(
     dial: Dial, server: Up, proxy: Proxy, free_port: int
 ) -> None:
-    impatient = dial(proxy.url, server.token, timeout=0.3, retries=1)
+    impatient = dial(proxy.url, server.token, timeout=1.0, retries=1)
     proxy.plans = ["hang", "hang"]
     began = time.monotonic()
     with pytest.raises(Unreachable):
         await impatient("events.list")
-    assert 0.6 <= time.monotonic() - began < 5
+    assert 2 <= time.monotonic() - began < 15
     assert len(proxy.seen) == 2
 
     nobody = dial(f"http://127.0.0.1:{free_port}", "k", retries=0)

@@ -1,4 +1,4 @@
-"""Senders and receivers of examples/, in Python and in Node, against a real server."""
+"""Senders, receivers and readers of examples/, in Python and Node, against a real server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -183,6 +183,89 @@ async def test_a_receiver_does_each_event_once(
     assert second == third == f"{topic} {sent['event_id']} again: nothing to do"
     assert forged.startswith("refused: ")
     assert "1042" in other
+
+
+def handled(output: Path) -> list[str]:
+    """The ids of the events that a reader handled, in that order."""
+    lines = output.read_text().splitlines() if output.exists() else []
+    return [line.split()[1] for line in lines if " order " in line]
+
+
+async def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_a_reader_handles_acknowledges_and_releases(
+    language: Language, server: Up, api: Api, topic: str, tmp_path: Path
+) -> None:
+    environment = {"PENSTOCK_URL": server.url, "PENSTOCK_KEY": server.token}
+    bad = (await api.send(topic, {}))["event_id"]
+    good = [(await api.send(topic, {"order": n}))["event_id"] for n in range(3)]
+    other = (await api.send(f"{topic}.other", {"order": 9}))["event_id"]
+    output = tmp_path / "output"
+    with started(language.command("inbox", topic), tmp_path, environment) as reader:
+        # The bad one comes again long before its lease of a minute has ended.
+        await until(lambda: output.read_text().count(f"{bad} failed") >= 2, reader)
+        good.append((await api.send(topic, {"order": 3}))["event_id"])
+        await until(lambda: handled(output) == good, reader)
+        for event_id in good:
+            assert (await api.final(event_id))["status"] == "delivered"
+        reader.terminate()
+        assert await asyncio.to_thread(reader.wait, START) == 0
+    assert handled(output) == good
+    for event_id in (bad, other):
+        left = await api.event(event_id)
+        assert (left["status"], left["inbox_lease_id"]) == ("pending", None)
+
+
+async def test_a_reader_that_is_ended_gives_back_what_it_has_not_done(
+    language: Language, server: Up, api: Api, topic: str, tmp_path: Path
+) -> None:
+    environment = {"PENSTOCK_URL": server.url, "PENSTOCK_KEY": server.token}
+    sent = []
+    for part in range(3):
+        events = [{"event_type": topic, "payload": {"order": 100 * part + n}} for n in range(100)]
+        batch = await api.ok("POST", "/v1/events/batch", {"events": events})
+        sent += [each["event"]["event_id"] for each in batch["results"]]
+    output = tmp_path / "output"
+    with started(language.command("inbox", topic), tmp_path, environment) as reader:
+        await until(lambda: len(handled(output)) >= 20, reader)
+        reader.terminate()
+        assert await asyncio.to_thread(reader.wait, START) == 0
+    done = handled(output)
+    assert done == sent[: len(done)]
+    for event_id in sent[:: len(sent) // 30]:
+        event = await api.event(event_id)
+        wanted = "delivered" if event_id in done else "pending"
+        assert (event["status"], event["inbox_lease_id"]) == (wanted, None)
+
+
+async def test_a_reader_outlasts_a_server_that_is_down(language: Language, tmp_path: Path) -> None:
+    data, port = tmp_path / "data", free_port()
+    key = (await run("keys", "create", "--name", "reader", data=data)).stdout.splitlines()[0]
+    environment = {"PENSTOCK_URL": f"http://127.0.0.1:{port}", "PENSTOCK_KEY": key}
+    output = tmp_path / "output"
+    with started(language.command("inbox"), tmp_path, environment) as reader:
+        await until(lambda: "again in" in output.read_text(), reader)
+        with Up(data, port=port) as server:
+            async with Api(server.url, server.token) as api:
+                sent = await api.send("a", {"order": 1})
+            await until(lambda: handled(output) == [sent["event_id"]], reader)
+            reader.terminate()
+            assert await asyncio.to_thread(reader.wait, START) == 0
+
+
+async def test_a_reader_without_a_right_key_gives_up(
+    language: Language, server: Up, tmp_path: Path
+) -> None:
+    environment = {"PENSTOCK_URL": server.url, "PENSTOCK_KEY": "psk_wrong"}
+    with started(language.command("inbox"), tmp_path, environment) as reader:
+        assert await asyncio.to_thread(reader.wait, START) == 1
+    assert "invalid_token" in (tmp_path / "output").read_text()
 
 
 @pytest.mark.parametrize("example", ["node", "zapier"])

@@ -42,7 +42,7 @@ CANCEL = sql("UPDATE jobs SET status = 'cancelled', due_at = NULL WHERE id = :id
 ROWS = sql("SELECT id, lane, status, due_at, lease_until, generation, attempts, lapses FROM jobs")
 LANES = sql("""
 SELECT id, max_in_flight, rate, burst, tokens, tokens_at, paused, open_at, circuit,
-  circuit_generation, trips, consecutive, served_at, woken_at FROM lanes
+  circuit_generation, trips, consecutive, served_at, woken_at, per_call FROM lanes
 """)
 EMPTY = [sql(f"DELETE FROM {table}") for table in ("jobs", "lanes", "circuit_log")]
 
@@ -69,13 +69,15 @@ class Lane:
     burst: float
     tokens: float
     tokens_at: int
+    per_call: int = 1
     paused: bool = False
     open_at: int = 0
     circuit: str = "closed"
     generation: int = 0
     trips: int = 0
     consecutive: int = 0
-    taken: list[tuple[float, int]] = field(default_factory=list)  # when, how many
+    forced: tuple[str, int] = ("", 0)  # by somebody, to what and until when
+    taken: list[tuple[float, int]] = field(default_factory=list)  # when, for how many tokens
 
     def bucket(self, now: int) -> float:
         if self.rate is None:
@@ -87,7 +89,12 @@ class Lane:
             return 0
         if self.circuit != "closed":
             return int(held == 0 and self.bucket(now) >= 1)
-        return max(0, min(self.cap - held, int(self.bucket(now))))
+        return max(0, min(self.cap - held, int(self.bucket(now)) * self.per_call))
+
+    def price(self, rows: int) -> int:
+        """Tokens for so many rows claimed together."""
+        whole, rest = divmod(rows, self.per_call)
+        return whole + bool(rest)
 
 
 TRIP_AFTER = 2
@@ -134,14 +141,15 @@ class Engine(RuleBasedStateMachine):
     @initialize(
         caps=st.tuples(*[st.integers(1, 4)] * 3),
         rates=st.tuples(*[st.sampled_from([None, None, 0.5, 2.0])] * 3),
+        per_calls=st.tuples(*[st.sampled_from([1, 1, 2, 3])] * 3),
         burst=st.sampled_from([1.0, 3.0]),
         rows=st.lists(st.sampled_from(NAMES), max_size=12),
     )
-    def start(self, caps: Any, rates: Any, burst: float, rows: list[str]) -> None:
+    def start(self, caps: Any, rates: Any, per_calls: Any, burst: float, rows: list[str]) -> None:
         def make(tx: Tx) -> None:
             for statement in EMPTY:
                 tx.run(statement)
-            for name, cap, rate in zip(NAMES, caps, rates, strict=True):
+            for name, cap, rate, per_call in zip(NAMES, caps, rates, per_calls, strict=True):
                 lanes.ensure(
                     tx,
                     name,
@@ -151,11 +159,12 @@ class Engine(RuleBasedStateMachine):
                     rate=rate,
                     burst=burst,
                     trip_after=TRIP_AFTER,
+                    per_call=per_call,
                 )
 
         now = self.clock.now()
-        for name, cap, rate in zip(NAMES, caps, rates, strict=True):
-            self.lanes[name] = Lane(cap, rate, burst, burst, now)
+        for name, cap, rate, per_call in zip(NAMES, caps, rates, per_calls, strict=True):
+            self.lanes[name] = Lane(cap, rate, burst, burst, now, per_call)
         self.do(make)
         for name in rows:
             self.enqueue(name, 0.0, 1)
@@ -191,13 +200,13 @@ class Engine(RuleBasedStateMachine):
             lane = self.lanes[name]
             taken = sum(1 for c in claimed.claims if c.lane == name)
             if lane.rate is not None:
-                lane.tokens = lane.bucket(now) - taken
+                lane.tokens = lane.bucket(now) - lane.price(taken)
                 lane.tokens_at = now
             if lane.circuit == "open" and taken:
                 lane.circuit, lane.generation = "half_open", lane.generation + 1
             assert all(c.circuit == lane.generation for c in claimed.claims if c.lane == name)
             if taken:
-                lane.taken.append((self.forward, taken))
+                lane.taken.append((self.forward, lane.price(taken)))
             self.check_rate(lane)
         self.claims += claimed.claims
         self.compare()
@@ -387,6 +396,7 @@ class Engine(RuleBasedStateMachine):
                 "max_in_flight": st.integers(1, 4),
                 "rate": st.sampled_from([None, 0.5, 2.0]),
                 "paused": st.booleans(),
+                "per_call": st.integers(1, 3),
             },
         ).filter(bool),
     )
@@ -394,6 +404,7 @@ class Engine(RuleBasedStateMachine):
         lane = self.lanes[name]
         lane.cap = changes.get("max_in_flight", lane.cap)
         lane.paused = changes.get("paused", lane.paused)
+        lane.per_call = changes.get("per_call", lane.per_call)
         if "rate" in changes:
             lane.rate = changes["rate"]
             lane.taken.clear()
@@ -411,7 +422,30 @@ class Engine(RuleBasedStateMachine):
             force = circuit.force_open
         # Held for no time at all, a closed circuit may trip again at once.
         seconds = 0.0 if close else 5.0
+        lane.forced = ("closed" if close else "open", now + int(seconds * SECOND))
         self.do(lambda tx: force(tx, name, seconds, actor="a", reason="r"))
+
+    @rule(name=st.sampled_from(NAMES))
+    def release(self, name: str) -> None:
+        lane, now = self.lanes[name], self.clock.now()
+        forced = lane.forced[1] > now
+        if forced and lane.circuit == "open":
+            lane.open_at = now
+        if forced:
+            lane.forced = ("", 0)
+        released = self.do(
+            lambda tx: circuit.release(tx, name, actor="a", reason="r"), compare=False
+        )
+        assert released == forced
+        self.compare()
+
+    @rule(name=st.sampled_from(NAMES))
+    def try_now(self, name: str) -> None:
+        lane, now = self.lanes[name], self.clock.now()
+        state, until = lane.forced
+        if lane.open_at > now and not (state == "open" and until > now):
+            lane.open_at = now
+        self.do(lambda tx: circuit.try_now(tx, name))
 
     # ---------------------------------------------------------------- what must hold
 
@@ -443,7 +477,8 @@ class Engine(RuleBasedStateMachine):
         assert {row[0]: Row(*row[1:]) for row in rows} == self.rows
         for id_, cap, rate, burst, tokens, tokens_at, paused, open_at, *rest in found:
             lane = self.lanes[id_]
-            state, generation, trips, consecutive, served_at, woken_at = rest
+            state, generation, trips, consecutive, served_at, woken_at, per_call = rest
+            assert per_call == lane.per_call
             assert (cap, rate, burst, bool(paused)) == (
                 lane.cap,
                 lane.rate,

@@ -22,7 +22,7 @@ from penstock.storage.sqlite import SqliteDatabase
 from penstock.work import lanes, ledger
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.lanes import Gate
-from penstock.work.outcomes import Dead, Done, Outcome, Postpone, Retry
+from penstock.work.outcomes import Dead, Done, Later, Outcome, Postpone, Retry
 from penstock.work.settlement import Settlement, decide
 from penstock.work.wakeups import Wake
 
@@ -372,6 +372,35 @@ async def test_a_clock_that_steps_back_gives_no_tokens_twice(bench: Bench) -> No
     assert await bench.claim() == []
 
 
+async def test_rows_claimed_together_are_paid_for_by_the_call(bench: Bench) -> None:
+    await bench.lane(cap=1000, rate=1.0, burst=2.0, per_call=30)
+    await bench.put(*(f"j{n:03}" for n in range(150)))
+    assert len(await bench.claim()) == 60
+    assert await bench.claim() == []
+    bench.clock.advance(1.0)
+    assert len(await bench.claim(slots=31)) == 30
+    bench.clock.advance(2.0)
+    # A call that is not full costs as much as a full one.
+    assert len(await bench.claim(slots=31)) == 31
+    assert await bench.claim() == []
+    ((_, _, tokens, _),) = await bench.unit(lambda tx: tx.rows(LANE, id="l"))
+    assert tokens == pytest.approx(0.0)
+
+
+async def test_of_a_lane_that_is_not_closed_one_row_passes_however_many_a_call_takes(
+    bench: Bench,
+) -> None:
+    await bench.lane(cap=1000, rate=1.0, burst=2.0, per_call=30, trip_after=1)
+    await bench.put(*(f"j{n:03}" for n in range(70)))
+    claims = await bench.claim(slots=30)
+    assert await bench.settle(claims[0], Retry(after=0.0, health="bad"))
+    for claim in claims[1:]:
+        await bench.settle(claim, Done())
+    bench.clock.advance(31.0)
+    assert len(await bench.claim()) == 1
+    assert await bench.claim() == []
+
+
 async def test_concurrent_claimers_share_one_bucket(bench: Bench) -> None:
     await bench.lane(cap=100, rate=5.0, burst=4.0)
     await bench.put(*(f"j{n:02}" for n in range(60)), delay=-1)
@@ -490,6 +519,28 @@ async def test_what_apply_writes_is_one_commit_with_the_settlement(bench: Bench)
     works = Done(apply=lambda tx: tx.run(INSERT, id="follow-up", lane="l", delay=0) and None)
     assert await bench.settle(claim, works)
     assert (await bench.row("follow-up")).due_at == bench.now()
+
+
+async def test_what_is_left_for_later_is_done_last_and_in_the_order_of_keys(bench: Bench) -> None:
+    await bench.lane()
+    await bench.put("a", "b", "c", "d")
+    order: list[str] = []
+
+    def leaves(id_: str, key: str) -> Callable[[Tx], Later]:
+        def apply(tx: Tx) -> Later:
+            order.append(id_)
+            return Later(key, lambda tx: order.append(f"{key} of {id_}, {len(bench.ended)} ended"))
+
+        return apply
+
+    claims = {claim.id: claim for claim in await bench.claim()}
+    await bench.give_back(claims["d"])  # what nobody settles leaves nothing either
+    keys = {"a": "y", "b": "x", "c": "y", "d": "x"}
+    settlements = [
+        bench.decided(claims[id_], Done(apply=leaves(id_, key))) for id_, key in keys.items()
+    ]
+    await bench.unit(lambda tx: ledger.settle(tx, bench.kind, settlements))
+    assert order == ["a", "b", "c", "x of b, 3 ended", "y of a, 3 ended", "y of c, 3 ended"]
 
 
 async def test_a_refresh_during_the_lease_is_kept(bench: Bench) -> None:

@@ -33,6 +33,8 @@ from penstock.events import service
 from penstock.secretbox import SecretBox, generate_key
 from penstock.storage import Database
 from penstock.storage.sqlite import SqliteDatabase
+from penstock.tracking import service as tracking_service
+from penstock.work.emit import nobody
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +45,9 @@ OPEN = {"/", "/health/live", "/health/ready", "/version", "/metrics", "/problems
 BODIES = {
     ("PATCH", "/v1/endpoints/{endpoint_id}"): {"description": "mine now"},
     ("POST", "/v1/endpoints/{endpoint_id}/recover"): {"since": "2026-01-01T00:00:00Z"},
+    ("PATCH", "/v1/shipments/{shipment_id}"): {"label": "mine now"},
+    ("PUT", "/v1/carriers/{carrier}/credentials"): {"values": {"api_key": "mine"}},
+    ("POST", "/v1/carriers/{carrier}/circuit"): {"state": "open", "for": 60, "reason": "mine"},
 }
 
 
@@ -91,12 +96,25 @@ async def app(database: Database) -> AsyncIterator[FastAPI]:
         max_body=262_144,
         max_batch_body=5_242_880,
     )
+    tracking = tracking_service.build(
+        database=database,
+        clock=SystemClock(),
+        box=SecretBox([generate_key()]),
+        own={},
+        base_urls={},
+        limits={},
+        emit=nobody,
+        lease=60.0,
+        dispatch_every=3600.0,
+        keep=86_400.0,
+    )
     yield create_app(
-        routers=[echo(), *events.routers],
+        routers=[echo(), *events.routers, *tracking.routers],
         authenticator=Authenticator(database),
         database=database,
         version="0",
     )
+    await tracking.close()
     await events.close()
 
 
@@ -113,12 +131,22 @@ async def owned(app: FastAPI, database: Database) -> dict[str, str]:
             event = await answer.json()
         async with session.post("/v1/replays", json={}) as answer:
             replay = await answer.json()
+        parcel = {"carrier": "sandbox", "tracking_number": "SBXDELIVERED1"}
+        async with session.post("/v1/shipments", json=parcel) as answer:
+            shipment = await answer.json()
+        csv = b"carrier,tracking_number\nsandbox,SBXDELIVERED2\n"
+        typed = {"Content-Type": "text/csv"}
+        async with session.post("/v1/shipments/imports", data=csv, headers=typed) as answer:
+            imported = await answer.json()
     return {
         "key_id": key.id,
         "endpoint_id": endpoint["endpoint_id"],
         "hook_id": endpoint["endpoint_id"],
         "event_id": event["event_id"],
         "replay_id": replay["replay_id"],
+        "shipment_id": shipment["shipment_id"],
+        "import_id": imported["import_id"],
+        "carrier": "nobodys",  # carriers belong to no account
     }
 
 

@@ -434,6 +434,15 @@ async def test_events_are_listed_by_cursor_and_filter(
     assert await ids(since=made[2][1], until=made[4][1]) == [made[3][0], made[2][0]]
 
 
+async def test_the_detail_has_what_was_sent(database: Database) -> None:
+    event = NewEvent("a", '{"n":1}', metadata='{"m":2}', ordering_key="customer-7")
+    outcomes = await accept(database, Acceptor(EXPIRY), event, NewEvent("a", "{}"))
+    ids = [stored(each).event_id for each in outcomes]
+    keyed, plain = await database.read(lambda tx: [query.detail(tx, "default", id_) for id_ in ids])
+    assert (keyed["payload"], keyed["metadata"]) == ({"n": 1}, {"m": 2})
+    assert (keyed["ordering_key"], plain["ordering_key"]) == ("customer-7", None)
+
+
 async def test_a_foreign_event_is_not_there(database: Database) -> None:
     (outcome,) = await accept(database, Acceptor(EXPIRY), NewEvent("a", "{}"))
     for read in (query.summary, query.detail):

@@ -432,6 +432,7 @@ async def test_an_event_of_many_endpoints_is_taken_in_parts(
 async def test_at_most_a_thousand_rows_are_outstanding(
     world: World, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert drip.OUTSTANDING == 1000
     monkeypatch.setattr(drip, "OUTSTANDING", 40)
     await world.endpoint(schedule=[600.0] * 3)
     await world.accept(*["x"] * 100)
@@ -500,6 +501,25 @@ async def test_a_replay_hurries_while_nothing_is_accepted(world: World, clock: M
     assert await added() == 0
     clock.advance(drip.STEP / 2)
     assert await added() == drip.SMALL
+
+
+async def test_a_replay_for_a_disabled_endpoint_says_what_it_waits_for(
+    world: World, clock: ManualClock
+) -> None:
+    closed = await world.endpoint("a")
+    await world.accept("x")
+    await world.push()
+    await world.database.unit(lambda tx: endpoints.switch(tx, "default", closed, enabled=False))
+    id_ = await world.start(endpoint_id=closed)
+    await world.step(world.replay)
+    assert (await world.get(id_))["behind"] == [closed]
+    listed = await world.database.read(lambda tx: replays.page(tx, "default", None, 10))
+    assert [each["behind"] for each in listed] == [[closed]]
+    await world.database.unit(lambda tx: endpoints.switch(tx, "default", closed, enabled=True))
+    assert (await world.get(id_))["behind"] == []
+    clock.advance(6)
+    found = await world.run(id_)
+    assert (found["status"], found["behind"], found["delivered"]) == ("done", [], 1)
 
 
 async def test_a_disabled_endpoint_holds_up_nobody_else(world: World, clock: ManualClock) -> None:

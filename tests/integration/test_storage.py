@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sqlalchemy import select
 from penstock import errors
 from penstock.clock import ManualClock, SystemClock
 from penstock.storage import Database, Tx, sql
+from penstock.storage.checkpoint import EVERY
 from penstock.storage.lock import FileLock
 from penstock.storage.postgres import PostgresDatabase
 from penstock.storage.sqlite import SqliteDatabase, backup
@@ -371,6 +373,28 @@ async def test_commits_are_flushed_to_disk(sqlite: SqliteDatabase) -> None:
     assert await sqlite.read(lambda tx: tx.one(sql("PRAGMA journal_mode"))) == ("wal",)
 
 
+async def test_the_log_is_moved_into_the_file_beside_the_writer(
+    sqlite: SqliteDatabase, sqlite_path: Path
+) -> None:
+    def rows_in_the_file() -> int:
+        """Without the log: what the file alone holds."""
+        with closing(sqlite3.connect(f"file:{sqlite_path}?immutable=1", uri=True)) as alone:
+            found: int = alone.execute("SELECT count(*) FROM leaders").fetchone()[0]
+            return found
+
+    before = rows_in_the_file()
+    for n in range(EVERY):
+        await sqlite.unit(lambda tx, name=str(n): insert(tx, name))  # type: ignore[misc]
+
+    async with asyncio.timeout(30):
+        while rows_in_the_file() < before + EVERY:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_new_file_has_small_pages(sqlite: SqliteDatabase) -> None:
+    assert await sqlite.read(lambda tx: tx.one(sql("PRAGMA page_size"))) == (2048,)
+
+
 async def limit_pages(database: SqliteDatabase, more: int) -> None:
     """Let the file grow by `more` pages only: SQLite then says that the disk is full."""
 
@@ -550,6 +574,18 @@ async def test_a_second_owner_is_refused_until_the_first_is_killed(sqlite_path: 
     await third.open()
     assert await count(third) == 1
     await third.close()
+
+
+def test_an_owner_that_is_about_to_let_go_is_waited_for(tmp_path: Path) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    first.acquire()
+    threading.Timer(0.3, first.release).start()
+
+    second.acquire(patience=60.0)
+
+    with pytest.raises(errors.DataDirInUse):
+        first.acquire(patience=0.1)
+    second.release()
 
 
 def _hold(ready: Any) -> None:

@@ -25,7 +25,9 @@ from penstock.client import (
     Unreachable,
     endpoints,
     events,
+    inbox,
     keys,
+    replays,
 )
 from penstock.client.address import Address, find
 from penstock.client.calls import Answer, Call, Lost, Tries, describe, reading
@@ -168,6 +170,23 @@ def test_calls_are_what_the_api_takes() -> None:
     assert not endpoints.rotate_secret("e").repeatable
     assert not endpoints.test("e").repeatable
     assert not keys.create("k").repeatable
+    assert not events.replay("e").repeatable
+    assert not replays.create().repeatable
+    assert not endpoints.recover("e", "2026-01-01T00:00:00Z").repeatable
+    assert events.delete("a/b").target() == "/v1/events/a%2Fb"
+    assert replays.cancel("r").repeatable
+    leased = inbox.lease(event_types=["a.*"], wait=2.5)
+    assert (leased.held, leased.repeatable) == (2.5, True)
+    patterns = inbox.every(event_types=("a", "b.*"), page_size=7)
+    assert patterns.page(None).target() == "/v1/inbox?event_types=a&event_types=b.%2A&limit=7"
+    assert inbox.every().page("c").target() == "/v1/inbox?limit=100&cursor=c"
+    assert inbox.ack(("e",)).body == {"event_ids": ["e"]}
+    assert inbox.release(["e"], "lea_1").body == {"event_ids": ["e"], "lease_id": "lea_1"}
+    assert replays.create(event_types=("a",), since=then, include_missing=True).body == {
+        "event_types": ["a"],
+        "since": "2026-01-01T00:00:00.000000Z",
+        "include_missing": True,
+    }
     with pytest.raises(ValueError, match="JSON"):
         events.send("a", {"n": float("nan")}).content()
 

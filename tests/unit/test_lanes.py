@@ -28,6 +28,10 @@ def gate(**changes: Any) -> Gate:
         ({"held": 12}, 0),  # the cap was lowered meanwhile
         ({"rate": 1.0, "tokens": 2.9}, 2),
         ({"rate": 1.0, "tokens": 0.999}, 0),
+        ({"rate": 1.0, "tokens": 2.9, "per_call": 4}, 8),
+        ({"rate": 1.0, "tokens": 2.9, "per_call": 4, "held": 5}, 5),
+        ({"rate": 1.0, "tokens": 0.999, "per_call": 30}, 0),
+        ({"circuit": "half_open", "rate": 1.0, "tokens": 3.0, "per_call": 30}, 1),
         ({"paused": True}, 0),
         ({"opens_in": 0.1}, 0),
         ({"opens_in": 0.0}, 10),

@@ -48,6 +48,11 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "insufficient_scope": Kind(
         403, "Scope missing", "Use a key that has the scope, or make one with it."
     ),
+    "shared_circuit": Kind(
+        403,
+        "Circuit shared with other accounts",
+        "Store a credential of the account's own, or ask the server's operator.",
+    ),
     "not_found": Kind(
         404, "Not found", "Check the address, and that the credential is of the owning account."
     ),
@@ -56,9 +61,17 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     ),
     "too_slow": Kind(408, "Request Timeout", "Send the request faster, or in smaller parts."),
     "conflict": Kind(409, "Conflict", "Read the current state and decide again."),
+    "not_signed": Kind(
+        409, "Not signed", "There is nothing to rotate: what goes to this endpoint is not signed."
+    ),
     "body_too_large": Kind(413, "Body too large", "Send less in one request."),
     "unsupported_media_type": Kind(
         415, "Unsupported media type", "Send JSON with 'Content-Type: application/json'."
+    ),
+    "not_csv": Kind(
+        415,
+        "Not a CSV",
+        "Send it with 'Content-Type: text/csv', or as the file of multipart/form-data.",
     ),
     "validation_failed": Kind(
         422, "Validation failed", "Correct what 'errors' lists and send the request again."
@@ -73,6 +86,15 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
         422,
         "Idempotency key reused",
         "Send the first request again as it was, or use a new key for a new event.",
+    ),
+    "unknown_carrier": Kind(
+        422, "Unknown carrier", "Give one of the names that GET /v1/carriers lists."
+    ),
+    "carrier_not_configured": Kind(
+        422,
+        "No credential for the carrier",
+        "Store one with PUT /v1/carriers/{carrier}/credentials; the server's operator can also "
+        "set one for everybody.",
     ),
     "nul_character": Kind(
         422, "NUL character", "Remove \\u0000: databases cannot hold it in a text."

@@ -22,6 +22,8 @@ __all__ = ["app", "main"]
 # Commands on files: they need nothing of a server, and do not wait for its modules to load.
 _ALONE = ("predict", "train")
 
+_UNUSABLE = frozenset({400, 413, 422})  # the server's words for what is wrong with the input
+
 
 def __getattr__(name: str) -> Any:
     if name != "app":
@@ -45,8 +47,14 @@ def main() -> None:
     except (SettingsError, Unusable) as exc:
         fail(str(exc), code=2)
     except PenstockError as exc:
-        from penstock.client import Unreachable
-
-        fail(str(exc), code=4 if isinstance(exc, Unreachable) else 1)
+        fail(str(exc), code=_code(exc))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _code(exc: PenstockError) -> int:
+    from penstock.client import ApiError, Unreachable
+
+    if isinstance(exc, Unreachable):
+        return 4
+    return 2 if isinstance(exc, ApiError) and exc.status in _UNUSABLE else 1

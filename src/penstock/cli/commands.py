@@ -9,10 +9,12 @@ from penstock.cli import data, isolated, listen, predict, serve, train
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
+from penstock.cli import replays as replays_commands
+from penstock.cli import track as track_command
 
 app = typer.Typer(
     name="penstock",
-    help="Background work that is not lost: jobs, signed webhooks, churn predictions.",
+    help="Background work that is not lost: jobs, signed webhooks, parcels, predictions.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -42,5 +44,7 @@ train.register(app)
 predict.register(app)
 data.register(app)
 listen.register(app)
+track_command.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
+app.add_typer(replays_commands.app, name="replays")

@@ -1,4 +1,4 @@
-"""`penstock events`: send and watch."""
+"""`penstock events`: send, watch, send again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.remote import required
+from penstock.cli.replays import replay
 from penstock.cli.serve import DataOption
 from penstock.client import Client
 from penstock.settings import load_settings
 
-app = typer.Typer(help="Send events and watch them.", no_args_is_help=True)
+app = typer.Typer(help="Send events, watch them, send them again.", no_args_is_help=True)
 
 
 @app.command()
@@ -83,6 +84,9 @@ def tail(
             newest = event["event_id"]
             known.pop(newest, None)
         time.sleep(every)
+
+
+app.command()(replay)
 
 
 def _payload(text: str) -> Any:

@@ -44,9 +44,22 @@ from penstock.client.events import (
     Event,
     EventDetail,
     NewEvent,
+    ReplayedEvent,
     Why,
 )
+from penstock.client.inbox import InboxEvent, InboxOutcome, Lease
 from penstock.client.keys import CreatedKey, Key
+from penstock.client.outbox import OutboxItem
+from penstock.client.replays import Replay, ReplayFilter
+from penstock.client.shipments import (
+    Candidate,
+    Candidates,
+    Import,
+    RowError,
+    Scan,
+    Shipment,
+    ShipmentDetail,
+)
 from penstock.client.values import Failure, Problem, Value
 
 __all__ = [
@@ -57,6 +70,8 @@ __all__ = [
     "Batch",
     "BatchResult",
     "BatchSummary",
+    "Candidate",
+    "Candidates",
     "Client",
     "CreatedEndpoint",
     "CreatedKey",
@@ -68,11 +83,23 @@ __all__ = [
     "Event",
     "EventDetail",
     "Failure",
+    "Import",
+    "InboxEvent",
+    "InboxOutcome",
     "Key",
+    "Lease",
     "NewEvent",
+    "OutboxItem",
     "Problem",
+    "Replay",
+    "ReplayFilter",
+    "ReplayedEvent",
     "RotatedSecret",
+    "RowError",
+    "Scan",
     "SentTest",
+    "Shipment",
+    "ShipmentDetail",
     "Unreachable",
     "Value",
     "Why",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import io
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from penstock.client.address import find
+from penstock.client.base import BaseClient
 from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers
 from penstock.client.endpoints import AsyncEndpoints
 from penstock.client.events import AsyncEvents
+from penstock.client.inbox import AsyncInbox
 from penstock.client.keys import AsyncKeys
+from penstock.client.outbox import AsyncOutbox
+from penstock.client.replays import AsyncReplays
+from penstock.client.shipments import AsyncShipments
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession
@@ -19,34 +23,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncClient:
-    """Talks to one server, from one event loop. To be closed, or used by ``async with``.
+class AsyncClient(BaseClient):
+    """Talks to one server, from one event loop. To be closed, or used by ``async with``."""
 
-    `timeout`: seconds to wait for a connection, and for each further piece of an answer.
-    `retries`: how often a call is tried again.
-    """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        key: str | None = None,
-        *,
-        data_dir: str | Path | None = None,
-        timeout: float = 30.0,
-        retries: int = 5,
-    ) -> None:
-        self._address = find(url, key, data_dir)
-        self._timeout = timeout
-        self._retries = retries
+    def _set_up(self) -> None:
         self._open: ClientSession | None = None
         self.events = AsyncEvents(self)
         self.endpoints = AsyncEndpoints(self)
+        self.inbox = AsyncInbox(self)
+        self.replays = AsyncReplays(self)
+        self.outbox = AsyncOutbox(self)
         self.keys = AsyncKeys(self)
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return self._address.url
+        self.shipments = AsyncShipments(self)
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The JSON that any route answers; `more` is `query`, `headers`, `repeatable`, `held`."""
@@ -79,9 +67,6 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
     async def _send(self, call: Call[Any]) -> Answer | Lost:
         import aiohttp  # not needed by a program that only blocks
         from yarl import URL
@@ -98,7 +83,8 @@ class AsyncClient:
             async with session.request(
                 call.method,
                 URL(self.url + call.target(), encoded=True),
-                data=content,
+                # aiohttp warns of long bytes, which it would send in one go.
+                data=content if call.csv is None else io.BytesIO(call.csv),
                 headers=headers(call, self._address.key),
                 timeout=timeout,
                 allow_redirects=False,

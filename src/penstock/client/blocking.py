@@ -7,39 +7,27 @@ import selectors
 import time
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from penstock.client.address import find
+from penstock.client.base import BaseClient
 from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers
 from penstock.client.endpoints import Endpoints
 from penstock.client.events import Events
+from penstock.client.inbox import Inbox
 from penstock.client.keys import Keys
+from penstock.client.outbox import Outbox
+from penstock.client.replays import Replays
+from penstock.client.shipments import Shipments
 
 T = TypeVar("T")
 
 
-class Client:
-    """Talks to one server; threads may share it. To be closed, or used by ``with``.
+class Client(BaseClient):
+    """Talks to one server; threads may share it. To be closed, or used by ``with``."""
 
-    `timeout`: seconds to wait for a connection, and for each further piece of an answer.
-    `retries`: how often a call is tried again.
-    """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        key: str | None = None,
-        *,
-        data_dir: str | Path | None = None,
-        timeout: float = 30.0,
-        retries: int = 5,
-    ) -> None:
-        self._address = find(url, key, data_dir)
-        self._timeout = timeout
-        self._retries = retries
+    def _set_up(self) -> None:
         parts = urlsplit(self._address.url)
         secure = parts.scheme == "https"
         self._connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -47,12 +35,11 @@ class Client:
         self._idle: deque[http.client.HTTPConnection] = deque()
         self.events = Events(self)
         self.endpoints = Endpoints(self)
+        self.inbox = Inbox(self)
+        self.replays = Replays(self)
+        self.outbox = Outbox(self)
         self.keys = Keys(self)
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return self._address.url
+        self.shipments = Shipments(self)
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The JSON that any route answers; `more` is `query`, `headers`, `repeatable`, `held`."""
@@ -83,9 +70,6 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
 
     def _send(self, call: Call[Any]) -> Answer | Lost:
         content = call.content()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 from penstock._version import __version__
@@ -16,6 +16,8 @@ from penstock.client.values import Failure, Problem
 from penstock.errors import PenstockError
 
 T = TypeVar("T")
+# None leaves a parameter out, several values repeat it.
+Query: TypeAlias = Mapping[str, str | int | Sequence[str] | None]
 
 # Repeating may help. 429 came before anything was done, so it is safe for every call.
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -88,15 +90,16 @@ class Lost:
 class Call(Generic[T]):
     """A request, and how to read its answer.
 
-    `repeatable`: doing it twice is doing it once. `held`: seconds that the server may take
-    for its answer on purpose.
+    `body` is sent as JSON, `csv` as it is; at most one of them. `repeatable`: doing it twice is
+    doing it once. `held`: seconds that the server may take for its answer on purpose.
     """
 
     method: str
     path: str
     read: Callable[[Answer], T]
-    query: Mapping[str, str | int | None] = field(default_factory=dict)
+    query: Query = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
+    csv: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
     held: float = 0.0
@@ -104,12 +107,12 @@ class Call(Generic[T]):
     def target(self) -> str:
         """Path and query."""
         given = {name: value for name, value in self.query.items() if value is not None}
-        return f"{self.path}?{urlencode(given)}" if given else self.path
+        return f"{self.path}?{urlencode(given, doseq=True)}" if given else self.path
 
     def content(self) -> bytes | None:
         """The body as it is sent; ValueError or TypeError if it is no JSON."""
         if self.body is None:
-            return None
+            return self.csv
         return json.dumps(self.body, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -157,7 +160,7 @@ def describe(
     path: str,
     body: Any = None,
     *,
-    query: Mapping[str, str | int | None] | None = None,
+    query: Query | None = None,
     headers: Mapping[str, str] | None = None,
     repeatable: bool | None = None,
     held: float = 0.0,
@@ -165,7 +168,16 @@ def describe(
     """A call of any route; it is repeatable unless its method is POST."""
     if repeatable is None:
         repeatable = method != "POST"
-    return Call(method, path, Answer.document, query or {}, body, headers or {}, repeatable, held)
+    return Call(
+        method,
+        path,
+        Answer.document,
+        query or {},
+        body,
+        headers=headers or {},
+        repeatable=repeatable,
+        held=held,
+    )
 
 
 def headers(call: Call[Any], key: str) -> dict[str, str]:
@@ -178,6 +190,8 @@ def headers(call: Call[Any], key: str) -> dict[str, str]:
     }
     if call.body is not None:
         sent["content-type"] = "application/json"
+    elif call.csv is not None:
+        sent["content-type"] = "text/csv"
     return sent
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
 from penstock.client.calls import Call, Listing, at, nothing, reading
+from penstock.client.replays import Replay
 from penstock.client.resources import (
     AsyncResource,
     Resource,
@@ -16,7 +17,7 @@ from penstock.client.resources import (
     blocking,
     pages,
 )
-from penstock.client.values import Value, plain
+from penstock.client.values import Value, moment, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,12 @@ class Endpoint(Value):
 
 @dataclass(frozen=True, slots=True)
 class CreatedEndpoint(Endpoint):
-    """An endpoint with its signing secret, which is shown this once."""
+    """An endpoint with its signing secret, which is shown this once.
 
-    secret: str = field(kw_only=True)
+    None where deliveries of its kind are not signed: e-mails and text messages.
+    """
+
+    secret: str | None = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,25 @@ def disable(endpoint_id: str) -> Call[Endpoint]:
     return Call("POST", at("endpoints", endpoint_id, "disable"), reading(Endpoint.of))
 
 
+def recover(
+    endpoint_id: str, since: datetime | str, *, until: datetime | str | None = None
+) -> Call[Replay]:
+    """Send an endpoint what failed since then, and what it was never sent, as a replay.
+
+    Repeating it sends nothing twice: what was delivered is left out.
+    """
+    body = {"since": moment(since)}
+    if until is not None:
+        body["until"] = moment(until)
+    return Call(
+        "POST",
+        at("endpoints", endpoint_id, "recover"),
+        reading(Replay.of),
+        body=body,
+        repeatable=False,
+    )
+
+
 class Endpoints(Resource):
     """Where events are pushed to."""
 
@@ -163,6 +186,7 @@ class Endpoints(Resource):
     test = blocking(test)
     enable = blocking(enable)
     disable = blocking(disable)
+    recover = blocking(recover)
 
 
 class AsyncEndpoints(AsyncResource):
@@ -177,6 +201,7 @@ class AsyncEndpoints(AsyncResource):
     test = awaited(test)
     enable = awaited(enable)
     disable = awaited(disable)
+    recover = awaited(recover)
 
 
 def _given(options: EndpointOptions) -> dict[str, object]:

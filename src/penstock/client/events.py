@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from penstock.client.calls import Answer, Call, Listing, at, reading
+from penstock.client.calls import Answer, Call, Listing, at, nothing, reading
 from penstock.client.resources import (
     AsyncResource,
     Resource,
@@ -17,7 +17,7 @@ from penstock.client.resources import (
     blocking,
     pages,
 )
-from penstock.client.values import Problem, Value, moment
+from penstock.client.values import Problem, Value, moment, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +182,28 @@ class EventDetail(Value):
     # While a reader of the inbox has it.
     inbox_lease_id: str | None = None
     inbox_leased_until: datetime | None = None
+    ordering_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedEvent(Value):
+    """An event that is sent again, and how many of its deliveries.
+
+    `replayed` had ended and are pending again, `added` are those to endpoints that had none,
+    `left_pending` were under way anyway.
+    """
+
+    event_id: str
+    event_type: str
+    status: str
+    created_at: datetime
+    delivered_at: datetime | None
+    delivery_attempts: int
+    message: str
+    deliveries: tuple[Delivery, ...]
+    replayed: int
+    added: int
+    left_pending: int
 
 
 def send(
@@ -248,22 +270,50 @@ def every(
     return Listing(Call("GET", at("events"), reading(dict), query=query), Event.of)
 
 
+def replay(
+    event_id: str, *, endpoint_ids: Sequence[str] | None = None, include_missing: bool = False
+) -> Call[ReplayedEvent]:
+    """Send an event again: its deliveries that have ended, or those of them to some endpoints.
+
+    `include_missing` also makes those that endpoints which take the event never got.
+    """
+    body: dict[str, Any] = {"include_missing": include_missing}
+    if endpoint_ids is not None:
+        body["endpoint_ids"] = plain(endpoint_ids)
+    return Call(
+        "POST",
+        at("events", event_id, "replay"),
+        reading(ReplayedEvent.of),
+        body=body,
+        repeatable=False,
+    )
+
+
+def delete(event_id: str) -> Call[None]:
+    """Delete an event with its deliveries; one that is being sent may still arrive."""
+    return Call("DELETE", at("events", event_id), nothing)
+
+
 class Events(Resource):
-    """Sending events and reading them back."""
+    """Sending events, reading them back, sending them again."""
 
     send = blocking(send)
     send_batch = blocking(send_batch)
     get = blocking(get)
     list = pages(every)
+    replay = blocking(replay)
+    delete = blocking(delete)
 
 
 class AsyncEvents(AsyncResource):
-    """Sending events and reading them back."""
+    """Sending events, reading them back, sending them again."""
 
     send = awaited(send)
     send_batch = awaited(send_batch)
     get = awaited(get)
     list = async_pages(every)
+    replay = awaited(replay)
+    delete = awaited(delete)
 
 
 def _accepted(answer: Answer) -> AcceptedEvent:

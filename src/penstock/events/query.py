@@ -25,7 +25,7 @@ SELECT e.id, e.event_type, e.status, e.created_at, e.deliver_at, e.delivered_at,
        e.delivery_attempts, e.open_deliveries, e.dead_deliveries, e.payload, e.metadata,
        CASE WHEN f.status = 'pending' THEN 1 ELSE 0 END,
        CASE WHEN e.inbox_until_at > {now} THEN e.inbox_lease END,
-       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at END
+       CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at END, e.ordering_key
 FROM events e LEFT JOIN fanouts f ON f.id = e.id WHERE e.id = :id AND e.account = :account
 """)
 
@@ -90,6 +90,7 @@ def detail(tx: Tx, account: str, event_id: str) -> dict[str, Any]:
         total = count[0] if count else total
     return _event(row, shown) | {
         "deliver_at": iso(row[4]),
+        "ordering_key": row[14],
         "payload": json.loads(row[9]),
         "metadata": None if row[10] is None else json.loads(row[10]),
         "open_deliveries": row[7],

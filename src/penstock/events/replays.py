@@ -74,6 +74,7 @@ UPDATE replays SET status = 'cancelled', due_at = NULL, finished_at = {now}
 WHERE id = :id AND account = :account AND status = 'pending'
 """)
 
+_LANES = sql("SELECT id, lane FROM endpoints WHERE id {in:ids}")
 _ENDPOINT = sql("SELECT id FROM endpoints WHERE id = :id AND account = :account")
 
 
@@ -154,13 +155,28 @@ def get(tx: Tx, account: str, replay_id: str) -> dict[str, Any]:
     found = tx.dicts(_ONE, id=replay_id, account=account)
     if not found:
         raise NotFound("There is no such replay.")
-    return _view(found[0])
+    return _views(tx, found)[0]
 
 
 def page(tx: Tx, account: str, before: str | None, limit: int) -> list[dict[str, Any]]:
     """Up to `limit` replays, newest first, below the id `before`."""
     rows = tx.dicts(_PAGE, account=account, before=before or "", limit=limit)
-    return [_view(row) for row in rows]
+    return _views(tx, rows)
+
+
+def _views(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """As the API shows them. One that is for an endpoint that takes nothing is behind, too: it
+    has no other to go on with, so its row does not say so."""
+    shown = [_view(row) for row in rows]
+    alone = {view["filter"]["endpoint_id"] for view in shown if view["status"] == "pending"}
+    lane_of = dict(tx.rows(_LANES, ids=sorted(alone - {None})))
+    gates = lanes.gates(tx, "deliveries", sorted(lane_of.values())) if lane_of else ()
+    closed = {gate.id for gate in gates if drip.closed_for(gate) is not None}
+    for view in shown:
+        endpoint_id = view["filter"]["endpoint_id"]
+        if view["status"] == "pending" and lane_of.get(endpoint_id) in closed:
+            view["behind"] = [endpoint_id]
+    return shown
 
 
 def _view(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,7 @@ class EventDetail(EventAccepted):
     """An event with its contents and what became of it; of many deliveries the first 100."""
 
     deliver_at: str | None
+    ordering_key: str | None
     payload: dict[str, Any]
     metadata: dict[str, Any] | None
     open_deliveries: int
@@ -202,7 +203,9 @@ class EndpointView(BaseModel):
 class EndpointCreated(EndpointView):
     """An endpoint with its signing secret, which is shown this once."""
 
-    secret: str
+    secret: Annotated[
+        str | None, Field(description="null = deliveries of this kind are not signed.")
+    ]
 
 
 class SecretRotated(BaseModel):

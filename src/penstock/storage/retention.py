@@ -82,6 +82,11 @@ _CIRCUITS = sql("""
 DELETE FROM circuit_log WHERE id IN (SELECT c.id FROM lanes l JOIN circuit_log c ON c.lane = l.id
   WHERE l.account = :account LIMIT :limit)
 """)
+_SCANS = sql("""
+DELETE FROM scans WHERE (shipment_id, fingerprint) IN
+  (SELECT c.shipment_id, c.fingerprint FROM shipments s JOIN scans c ON c.shipment_id = s.id
+   WHERE s.account = :account LIMIT :limit)
+""")
 _ACCOUNT = sql("DELETE FROM accounts WHERE id = :account")
 _COUNT_ACCOUNT = sql("SELECT count(*) FROM accounts WHERE id = :account")
 
@@ -136,6 +141,8 @@ def _steps(account: str) -> list[tuple[str, Delete]]:
         if table.name == "endpoints":
             steps.append(("events", batches(lambda tx: _erase_events(tx, account))))
             steps.append(("order_heads", of(_HEADS)))
+        if table.name == "shipments":
+            steps.append(("scans", of(_SCANS)))
         if table.name == "lanes":
             steps.append(("circuit_log", of(_CIRCUITS)))
         steps.append((table.name, batches(_rows_of(table, account))))

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import Executable
-
 from penstock import errors
 from penstock.clock import Clock
-from penstock.storage.database import Notes, Outbox, Subscriber, Tx, Unit
+from penstock.storage.checkpoint import Checkpointer
+from penstock.storage.database import Outbox, Subscriber, Tx, Unit
 from penstock.storage.lock import lock_of
-from penstock.storage.sql import Statement, compile_core, sql
+from penstock.storage.sql import sql
+from penstock.storage.sqlite_tx import SqliteTx, translate
 from penstock.telemetry import STORAGE_FULL, UNITS_PER_COMMIT, log, metrics
 
 T = TypeVar("T")
@@ -40,8 +39,9 @@ _PRAGMAS: Final = (
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-65536",  # KiB
     "PRAGMA journal_size_limit=67108864",  # bytes; the log shrinks to it after a burst
+    # Pages (64 MiB): a bound, for the case that the owner's checkpointer falls behind.
+    "PRAGMA wal_autocheckpoint=16384",
 )
-_REFUSED = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -73,103 +73,8 @@ def backup(source: Path, target: Path) -> None:
             reader.backup(writer)
     except BaseException as exc:
         part.unlink(missing_ok=True)
-        raise _translate(exc) from exc
+        raise translate(exc) from exc
     part.replace(target)
-
-
-class SqliteTx:
-    """See `penstock.storage.Tx`. Valid inside its unit only."""
-
-    __slots__ = ("_clock", "_connection", "_now", "failed", "notes")
-
-    dialect: Literal["sqlite"] = "sqlite"
-
-    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
-        self._connection = connection
-        self._clock = clock
-        self._now: int | None = None
-        self.notes: Notes = []
-        self.failed: BaseException | None = None
-
-    def now(self) -> int:
-        """The clock when the unit first asked, in µs."""
-        if self._now is None:
-            self._now = self._clock.now()
-        return self._now
-
-    def rows(self, statement: Statement | Executable, /, **params: Any) -> list[tuple[Any, ...]]:
-        """Every row."""
-        try:
-            return self._execute(statement, params).fetchall()
-        except _REFUSED as exc:
-            raise self._failed(exc) from exc
-
-    def one(self, statement: Statement | Executable, /, **params: Any) -> tuple[Any, ...] | None:
-        """The first row, or None."""
-        try:
-            row: tuple[Any, ...] | None = self._execute(statement, params).fetchone()
-        except _REFUSED as exc:
-            raise self._failed(exc) from exc
-        return row
-
-    def run(self, statement: Statement | Executable, /, **params: Any) -> int:
-        """How many rows were written."""
-        try:
-            cursor = self._execute(statement, params)
-            if cursor.description is not None:  # RETURNING counts as it is read
-                cursor.fetchall()
-            if cursor.rowcount >= 0:
-                return cursor.rowcount
-            # sqlite3 does not count for a statement that starts with WITH.
-            count: int = self._connection.execute("SELECT changes()").fetchone()[0]
-        except _REFUSED as exc:
-            raise self._failed(exc) from exc
-        return count
-
-    def many(self, statement: Statement, params: Sequence[Mapping[str, Any]]) -> None:
-        """The statement once for each mapping."""
-        try:
-            self._connection.executemany(
-                statement.sqlite, [self._bind(statement, dict(each)) for each in params]
-            )
-        except _REFUSED as exc:
-            raise self._failed(exc) from exc
-
-    def dicts(self, statement: Statement | Executable, /, **params: Any) -> list[dict[str, Any]]:
-        """Every row by column name."""
-        try:
-            cursor = self._execute(statement, params)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
-        except _REFUSED as exc:
-            raise self._failed(exc) from exc
-
-    def notify(self, note: object) -> None:
-        """Hand `note` to the subscribers after the commit."""
-        self.notes.append(note)
-
-    def end(self) -> None:
-        """Using it after its unit must fail, not slip into another's."""
-        del self._connection
-        self.failed = None  # an exception's frames refer back to here
-
-    def _execute(self, statement: Statement | Executable, params: dict[str, Any]) -> sqlite3.Cursor:
-        if isinstance(statement, Statement):
-            if statement.uses_now or statement.lists:
-                self._bind(statement, params)
-            return self._connection.execute(statement.sqlite, params)
-        return self._connection.execute(*compile_core(statement, "sqlite", params))
-
-    def _bind(self, statement: Statement, params: dict[str, Any]) -> dict[str, Any]:
-        if statement.uses_now:
-            params["now"] = self.now()
-        for name in statement.lists:
-            params[name] = json.dumps(list(params[name]))
-        return params
-
-    def _failed(self, exc: BaseException) -> BaseException:
-        self.failed = _translate(exc)
-        return self.failed
 
 
 class SqliteDatabase:
@@ -191,6 +96,7 @@ class SqliteDatabase:
         self._writes = _Queue()
         self._reads = _Queue()
         self._threads: list[threading.Thread] = []
+        self._checkpointer = Checkpointer(lambda: connect(self.path)) if owner else None
 
     async def open(self) -> None:
         """Take the lock and connect; subscribers will be called on this event loop."""
@@ -209,6 +115,8 @@ class SqliteDatabase:
             self._start("penstock-writer", self._writer, self._writes)
             for number in range(READERS):
                 self._start(f"penstock-reader-{number}", self._reader, self._reads)
+            if self._checkpointer is not None:
+                self._checkpointer.start()
         except BaseException:
             self.close_sync()
             raise
@@ -219,6 +127,8 @@ class SqliteDatabase:
         self._reads.close(READERS)
         for thread in self._threads:
             thread.join()
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
         if self._lock is not None:
             self._lock.release()
 
@@ -276,7 +186,7 @@ class SqliteDatabase:
             try:
                 connection = connect(self.path, read_only=waiting is self._reads)
             except BaseException as exc:
-                ready.set_exception(_translate(exc, self.path))
+                ready.set_exception(translate(exc, self.path))
                 return
             ready.set_result(None)
             with closing(connection):
@@ -306,6 +216,8 @@ class SqliteDatabase:
             try:
                 self._commit(connection, batch)
                 self.commits += 1
+                if self._checkpointer is not None:
+                    self._checkpointer.committed()
                 metrics.observe(UNITS_PER_COMMIT, len(batch))
             except BaseException as exc:
                 _roll_back(connection, batch, exc)
@@ -418,7 +330,7 @@ def _roll_back(connection: sqlite3.Connection, batch: list[_Unit], exc: BaseExce
     if connection.in_transaction:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
-    cause = _translate(exc)
+    cause = translate(exc)
     for unit in batch:
         if unit.error is not None:
             continue
@@ -426,37 +338,3 @@ def _roll_back(connection: sqlite3.Connection, batch: list[_Unit], exc: BaseExce
             unit.fail(type(cause)(str(cause)))
         else:
             unit.fail(errors.StorageError(f"the commit was undone: {cause}"))
-
-
-def _translate(exc: BaseException, path: Path | None = None) -> BaseException:
-    """The error as the rest of Penstock knows it; mistakes in SQL stay what they are."""
-    if isinstance(exc, (UnicodeEncodeError, OverflowError)):
-        return errors.BadData(f"the database cannot hold the value: {exc}")
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the primary code
-    kind = _KINDS.get(code)
-    if kind is None:
-        return exc
-    return kind(f"{exc}: {path}" if path else str(exc))
-
-
-_KINDS: Final[Mapping[int, type[errors.StorageError]]] = {
-    sqlite3.SQLITE_FULL: errors.StorageFull,
-    sqlite3.SQLITE_TOOBIG: errors.BadData,
-    sqlite3.SQLITE_MISMATCH: errors.BadData,
-    sqlite3.SQLITE_CONSTRAINT: errors.ConstraintViolated,
-    **dict.fromkeys(
-        (
-            sqlite3.SQLITE_BUSY,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_IOERR,
-            sqlite3.SQLITE_LOCKED,
-            sqlite3.SQLITE_NOMEM,
-            sqlite3.SQLITE_NOTADB,
-            sqlite3.SQLITE_PERM,
-            sqlite3.SQLITE_PROTOCOL,
-            sqlite3.SQLITE_READONLY,
-        ),
-        errors.StorageUnavailable,
-    ),
-}

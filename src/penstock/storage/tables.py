@@ -135,6 +135,8 @@ lanes = Table(
     Column("override", Text),  # 'open' | 'closed', held until override_until
     Column("override_until", BigInteger),
     Column("created_at", BigInteger, nullable=False),
+    # Rows that one token pays for when they are claimed together: what one call can ask for.
+    Column("per_call", Integer, nullable=False, server_default=text("1")),
     CheckConstraint("max_in_flight >= 1", name="cap"),
     CheckConstraint("rate IS NULL OR (rate > 0 AND burst >= 1)", name="rate"),
     CheckConstraint("circuit IN ('closed', 'open', 'half_open')", name="circuit"),
@@ -215,7 +217,7 @@ endpoints = Table(
     Column("timeout", Double, nullable=False),
     Column("schedule", Text),  # JSON list of seconds; NULL = the default schedule
     Column("on_permanent", Text, nullable=False),  # 'long' | 'dead'
-    Column("secret", Text, nullable=False),  # sealed
+    Column("secret", Text, nullable=False),  # sealed; '' where the kind signs nothing
     Column("previous_secret", Text),  # sealed; signs too until previous_until
     Column("previous_until", BigInteger),
     Column("enabled", Boolean, nullable=False),
@@ -408,4 +410,169 @@ idempotency_keys = Table(
     Column("response", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Index("idempotency_keys_age", "created_at"),
+)
+
+# `status` is the work's: pending while the shipment is followed, then done, cancelled or dead.
+# What is known of the parcel is `tracking_status` and the columns after it.
+_URGENT = "tracking_status = 'out_for_delivery' AND due_at IS NOT NULL AND lease_until IS NULL"
+
+shipments = Table(
+    "shipments",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("carrier", Text, nullable=False),
+    Column("tracking_number", Text, nullable=False),
+    Column("label", Text),
+    Column("reference", Text),
+    Column("ship_date", Text),  # YYYY-MM-DD
+    Column("postal_code", Text),
+    Column("metadata", Text),  # JSON object
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),  # since when it is followed no more
+    Column("tracking_status", Text, nullable=False, server_default=text("'pending'")),
+    Column("sub_status", Text),
+    Column("carrier_code", Text),
+    Column("carrier_text", Text, nullable=False, server_default=text("''")),
+    Column("status_at", BigInteger),
+    Column("delivered_at", BigInteger),
+    Column("delivered_offset", Integer),  # minutes east of UTC; NULL = the carrier gave no zone
+    Column("eta_at", BigInteger),
+    Column("eta_offset", Integer),
+    Column("signed_by", Text),
+    Column("service", Text),
+    # How often the status changed: what makes the name of each change's event.
+    Column("changes", Integer, nullable=False, server_default=text("0")),
+    Column("news_at", BigInteger, nullable=False),  # when something new was last heard
+    Column("last_checked_at", BigInteger),  # when the carrier last answered
+    # The latest check's trouble; NULL = it had none. Never a status.
+    Column("error_kind", Text),
+    Column("consecutive_errors", Integer, nullable=False, server_default=text("0")),
+    # In a row, since the carrier knew the number; it is asked ever less often.
+    Column("not_found", Integer, nullable=False, server_default=text("0")),
+    *work_columns(),
+    *work_indexes("shipments"),
+    Index(
+        "shipments_active",
+        "account",
+        "carrier",
+        "tracking_number",
+        unique=True,
+        postgresql_where=text("status = 'pending'"),
+        sqlite_where=text("status = 'pending'"),
+    ),
+    # How many of each status a lane has, by which their checks are spaced.
+    Index(
+        "shipments_census",
+        "lane",
+        "tracking_status",
+        postgresql_where=text("status = 'pending'"),
+        sqlite_where=text("status = 'pending'"),
+    ),
+    # Those that wait for their first check.
+    Index(
+        "shipments_new",
+        "lane",
+        "due_at",
+        postgresql_where=text(
+            "status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL"
+        ),
+        sqlite_where=text("status = 'pending' AND last_checked_at IS NULL AND error_kind IS NULL"),
+    ),
+    # Those out for delivery, which go before the others of their lane.
+    Index(
+        "shipments_urgent",
+        "lane",
+        "due_at",
+        postgresql_where=text(_URGENT),
+        sqlite_where=text(_URGENT),
+    ),
+    Index("shipments_account", "account", "id"),
+    Index("shipments_account_status", "account", "tracking_status", "id"),
+    Index("shipments_account_number", "account", "tracking_number", "id"),
+    Index(
+        "shipments_account_reference",
+        "account",
+        "reference",
+        "id",
+        postgresql_where=text("reference IS NOT NULL"),
+        sqlite_where=text("reference IS NOT NULL"),
+    ),
+    Index("shipments_ended", "ended_at"),
+    postgresql_with={"fillfactor": "80"},
+)
+
+scans = Table(
+    "scans",
+    metadata,
+    Column("shipment_id", Text, ForeignKey("shipments.id", ondelete="CASCADE"), primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("zone_offset", Integer),  # minutes east of UTC; NULL = the carrier gave no zone
+    Column("status", Text),
+    Column("sub_status", Text),
+    Column("code", Text),
+    Column("text", Text, nullable=False),
+    Column("place", Text),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
+carrier_credentials = Table(
+    "carrier_credentials",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("carrier", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),  # JSON object of its values
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+# A CSV whose rows become shipments. `cursor`, `row` and `inside` are where reading goes on.
+shipment_imports = Table(
+    "shipment_imports",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    # receiving -> pending -> done | dead | cancelled
+    Column("status", Text, nullable=False),
+    Column("options", Text, nullable=False),  # JSON: how to read it, and its file's name
+    Column("size", BigInteger, nullable=False, server_default=text("0")),  # bytes, all of them
+    Column("cursor", BigInteger, nullable=False, server_default=text("0")),  # bytes worked off
+    Column("row", Integer, nullable=False, server_default=text("1")),  # the next one's number
+    Column("inside", Boolean, nullable=False, server_default=text("FALSE")),  # an overlong row
+    Column("created", Integer, nullable=False, server_default=text("0")),
+    Column("existing", Integer, nullable=False, server_default=text("0")),
+    Column("failed", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    *work_columns(),
+    *work_indexes("shipment_imports"),
+    Index("shipment_imports_account", "account", "id"),
+    Index("shipment_imports_created", "created_at"),
+)
+
+# The CSV itself, until it is worked off: all parts but the last are of one size.
+shipment_import_parts = Table(
+    "shipment_import_parts",
+    metadata,
+    Column(
+        "import_id", Text, ForeignKey("shipment_imports.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("number", Integer, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+
+shipment_import_errors = Table(
+    "shipment_import_errors",
+    metadata,
+    Column(
+        "import_id", Text, ForeignKey("shipment_imports.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("row", Integer, primary_key=True),  # in the file, from 1
+    Column("code", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("field", Text),
 )

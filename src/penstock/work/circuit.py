@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from penstock.clock import SECOND
 from penstock.ids import new_id
@@ -201,6 +202,80 @@ def force_closed(
     return True
 
 
+_RELEASE = sql("""
+UPDATE lanes SET override = NULL, override_until = NULL,
+  open_at = CASE WHEN circuit = 'open' THEN {now} ELSE open_at END
+WHERE id = :lane AND override_until > {now} RETURNING circuit
+""")
+
+
+def release(tx: Tx, lane: str, *, actor: str, reason: str) -> bool:
+    """End what `force_open` or `force_closed` began; False = nothing is held.
+
+    A circuit that was held open lets its next row through as a probe; one that was held closed
+    may trip again. The caller wakes the lane.
+    """
+    row = tx.one(_RELEASE, lane=lane)
+    if row is None:
+        return False
+    _log(tx, Changed(lane, row[0], None, reason, actor))
+    return True
+
+
+_TRY = sql("""
+UPDATE lanes SET open_at = {now} WHERE id = :lane AND open_at > {now}
+  AND (override IS NULL OR override <> 'open' OR override_until <= {now})
+""")
+
+
+def try_now(tx: Tx, lane: str) -> None:
+    """What kept the lane closed may be over: an open circuit lets its probe through now.
+
+    Not where somebody holds it open. The caller wakes the lane.
+    """
+    tx.run(_TRY, lane=lane)
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """A lane's circuit as it is now. Instants are µs.
+
+    `open_until`: nothing passes before; then one row goes through as a probe. `held`: somebody
+    forced it, until `held_until`.
+    """
+
+    state: str
+    open_until: int | None
+    consecutive: int  # failures in a row
+    trip_after: int | None
+    trips: int  # since it was last closed
+    held: str | None  # "open" or "closed"
+    held_until: int | None
+
+
+_SHOW = sql("""
+SELECT circuit, CASE WHEN circuit = 'open' THEN open_at END, consecutive, trip_after, trips,
+  CASE WHEN override_until > {now} THEN override END,
+  CASE WHEN override_until > {now} THEN override_until END
+FROM lanes WHERE id = :lane
+""")
+_HISTORY = sql("""
+SELECT at, state, open_until, reason, actor FROM circuit_log WHERE lane = :lane
+ORDER BY id DESC LIMIT :limit
+""")
+
+
+def show(tx: Tx, lane: str) -> Circuit | None:
+    """The lane's circuit; None = there is no such lane."""
+    row = tx.one(_SHOW, lane=lane)
+    return None if row is None else Circuit(*row)
+
+
+def history(tx: Tx, lane: str, limit: int) -> list[dict[str, Any]]:
+    """Its latest transitions, the newest first: `at`, `state`, `open_until`, `reason`, `actor`."""
+    return tx.dicts(_HISTORY, lane=lane, limit=limit)
+
+
 _PRUNE = sql("""
 DELETE FROM circuit_log WHERE id IN
   (SELECT id FROM circuit_log WHERE at < {now} - :age ORDER BY id LIMIT :limit)
@@ -225,6 +300,12 @@ def _generation(row: tuple[int, ...] | None) -> int:
 
 
 def _tell(tx: Tx, change: Changed, on_change: OnChange) -> None:
+    _log(tx, change)
+    on_change(tx, change)
+    tx.notify(change)
+
+
+def _log(tx: Tx, change: Changed) -> None:
     tx.run(
         _LOG,
         id=new_id("cir"),
@@ -234,5 +315,3 @@ def _tell(tx: Tx, change: Changed, on_change: OnChange) -> None:
         reason=change.reason,
         actor=change.actor,
     )
-    on_change(tx, change)
-    tx.notify(change)

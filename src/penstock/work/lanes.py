@@ -35,6 +35,7 @@ class Gate:
     held: int  # live leases
     cap: int
     due_in: float | None  # of the earliest waiting row; None = nothing waits
+    per_call: int = 1  # rows that one token pays for when they are claimed together
 
     @property
     def allowance(self) -> int:
@@ -43,7 +44,7 @@ class Gate:
             return 0
         if self.circuit != "closed":  # half-open: one probe, alone
             return 1 if self.held == 0 and self.tokens >= 1 else 0
-        return max(0, min(self.cap - self.held, int(self.tokens)))
+        return max(0, min(self.cap - self.held, int(self.tokens) * self.per_call))
 
     @property
     def next_look(self) -> float | None:
@@ -65,8 +66,9 @@ class Gate:
 
 _ENSURE = sql("""
 INSERT INTO lanes (id, kind, account, max_in_flight, rate, burst, tokens, tokens_at,
-                   trip_after, created_at)
-VALUES (:id, :kind, :account, :max_in_flight, :rate, :burst, :burst, {now}, :trip_after, {now})
+                   trip_after, created_at, per_call)
+VALUES (:id, :kind, :account, :max_in_flight, :rate, :burst, :burst, {now}, :trip_after, {now},
+        :per_call)
 ON CONFLICT (id) DO NOTHING
 """)
 
@@ -81,8 +83,12 @@ def ensure(
     rate: float | None = None,
     burst: float = 1.0,
     trip_after: int | None = None,
+    per_call: int = 1,
 ) -> None:
-    """Create the lane unless it exists. `rate` is rows a second, `burst` the bucket's size."""
+    """Create the lane unless it exists. `rate` is tokens a second, `burst` the bucket's size.
+
+    A token pays for one row, or for up to `per_call` of them that are claimed together.
+    """
     tx.run(
         _ENSURE,
         id=lane,
@@ -92,10 +98,11 @@ def ensure(
         rate=rate,
         burst=burst,
         trip_after=trip_after,
+        per_call=per_call,
     )
 
 
-_CONFIGURABLE = ("paused", "max_in_flight", "rate", "burst", "trip_after")
+_CONFIGURABLE = ("paused", "max_in_flight", "rate", "burst", "trip_after", "per_call")
 
 
 @cache
@@ -105,7 +112,7 @@ def _update(columns: tuple[str, ...]) -> Statement:
 
 
 def configure(tx: Tx, lane: str, **changes: Any) -> bool:
-    """Change `paused`, `max_in_flight`, `rate`, `burst` or `trip_after`; False = no such lane.
+    """Change some of `_CONFIGURABLE`; False = no such lane.
 
     The lane is woken: it may let through now what it held back.
     """
@@ -182,7 +189,7 @@ SELECT n.id, n.paused, (n.open_at - {{now}}) / 1e6, n.circuit, n.circuit_generat
   n.max_in_flight,
   ((SELECT w.due_at FROM {table} w
     WHERE w.lane = n.id AND w.due_at IS NOT NULL AND w.lease_until IS NULL
-    ORDER BY w.due_at LIMIT 1) - {{now}}) / 1e6
+    ORDER BY w.due_at LIMIT 1) - {{now}}) / 1e6, n.per_call
 FROM lanes n WHERE n.id {{in:ids}} ORDER BY n.served_at, n.id
 """)  # noqa: S608 - the table's name is the kind's own
 
@@ -201,6 +208,7 @@ def gates(tx: Tx, table: str, ids: Iterable[str]) -> list[Gate]:
             held,
             cap,
             None if due_in is None else float(due_in),
+            per_call,
         )
         for (
             id_,
@@ -213,6 +221,7 @@ def gates(tx: Tx, table: str, ids: Iterable[str]) -> list[Gate]:
             held,
             cap,
             due_in,
+            per_call,
         ) in tx.rows(_gates(table), ids=list(ids))
     ]
 

@@ -18,6 +18,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from penstock.clock import SECOND
@@ -26,6 +27,7 @@ from penstock.storage import Statement, Tx, sql
 from penstock.work import circuit, lanes
 from penstock.work.kinds import AnyKind, Claim
 from penstock.work.lanes import Gate
+from penstock.work.outcomes import Later
 from penstock.work.settlement import Settlement
 
 MAX_LAPSES = 6  # leases lost in a row before the row is dead
@@ -76,14 +78,16 @@ FROM lk WHERE w.id = lk.id RETURNING w.id, w.lane, w.generation, w.attempts, w.l
 
 
 # `tokens_at` follows the clock also where that was set back: a bucket must not wait for the clock
-# to catch up. A lane that gave nothing, has no bucket and was not woken is not written: on SQLite,
-# looking into it then waits for no disk.
+# to catch up. Rows taken together are paid for by the call, of which the last may be a part of one;
+# these are integers, whose division rounds down. A lane that gave nothing, has no bucket and was
+# not woken is not written: on SQLite, looking into it then waits for no disk.
 _SERVED = sql(
     sqlite="""
 UPDATE lanes SET
   served_at = CASE WHEN :taken > 0 THEN max({now}, woken_at) ELSE max(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
-    ELSE min(burst, tokens + rate * max(0, {now} - tokens_at) / 1e6) - :taken END,
+    ELSE min(burst, tokens + rate * max(0, {now} - tokens_at) / 1e6)
+      - (:taken + per_call - 1) / per_call END,
   tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE {now} END
 WHERE id = :lane AND (:taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
 """,
@@ -92,7 +96,8 @@ UPDATE lanes n SET
   served_at = CASE WHEN q.taken > 0 THEN greatest({now}, woken_at)
                    ELSE greatest(served_at, woken_at) END,
   tokens = CASE WHEN rate IS NULL THEN tokens
-    ELSE least(burst, tokens + rate * greatest(0, {now} - tokens_at) / 1e6) - q.taken END,
+    ELSE least(burst, tokens + rate * greatest(0, {now} - tokens_at) / 1e6)
+      - (q.taken + per_call - 1) / per_call END,
   tokens_at = CASE WHEN rate IS NULL THEN tokens_at ELSE {now} END
 FROM unnest(:lanes::text[], :taken::int[]) AS q(lane, taken)
 WHERE n.id = q.lane AND (q.taken > 0 OR rate IS NOT NULL OR woken_at > served_at)
@@ -232,7 +237,7 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
     """Carry out what handlers decided, for the claims that still hold their row; answers those.
 
     In the same transaction: each one's `apply`, the kind's `on_end` for those that reached
-    `done` or `dead`, pauses, and what the lanes' circuits have to know.
+    `done` or `dead`, what was left for later, pauses, and what the lanes' circuits have to know.
     """
     once = {s.claim: s for s in reversed(settlements)}  # of two for one claim the first counts
     ordered = sorted(once.values(), key=lambda s: s.claim.id)
@@ -240,11 +245,12 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
     statuses = _settle_rows(tx, kind, ordered)
     reports: dict[tuple[str, int], tuple[int, int]] = {}
     pauses: dict[str, float] = {}
+    later: list[Later] = []
     for s in ordered:
         if s.claim not in statuses:
             continue
-        if s.apply is not None:
-            s.apply(tx)
+        if s.apply is not None and isinstance(left := s.apply(tx), Later):
+            later.append(left)
         if s.status is not None and statuses[s.claim] == s.status:
             kind.on_end(tx, s.claim, s.status, s.error or "")
         if s.health is not None:
@@ -253,6 +259,8 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
             reports[key] = (ok + (s.health == "ok"), bad + (s.health == "bad"))
         if s.pause is not None:
             pauses[s.claim.lane] = max(s.pause, pauses.get(s.claim.lane, 0.0))
+    for left in sorted(later, key=attrgetter("key")):
+        left.do(tx)
     _tell_lanes(tx, kind, reports, pauses)
     return set(statuses)
 

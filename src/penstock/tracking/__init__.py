@@ -1,0 +1,1 @@
+"""Parcels followed across carriers: what is asked when, and who is told what changed."""

@@ -1,0 +1,203 @@
+"""The services of a process, put together from its settings.
+
+A service is what `Service` says: kinds of work, routes, periodic tasks. They know nothing of one
+another: what one tells the others goes through the `Emit` port, which events implement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from penstock.clock import Clock
+from penstock.secretbox import SecretBox
+from penstock.settings import Network, Settings, load_secret_keys
+from penstock.storage import Database, Tx
+from penstock.storage.retention import BATCH, Rule, batches
+from penstock.telemetry import PRIVATE_TARGETS_ALLOWED, log
+from penstock.work import emit
+from penstock.work.emit import Emit
+from penstock.work.kinds import AnyKind
+from penstock.work.schedule import Periodic
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from penstock.app import Penstock
+
+CRON_EVERY = 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a service brings to a process."""
+
+    kinds: tuple[AnyKind, ...] = ()
+    routers: tuple[APIRouter, ...] = ()
+    periodic: tuple[Periodic, ...] = ()
+    retention: tuple[Rule, ...] = ()
+    on_notes: Callable[[Sequence[object]], None] | None = None
+    prepare: Callable[[Tx], None] | None = None  # once, before this process works
+    stopping: Callable[[], None] | None = None  # end what waits: long polls
+    emit: Emit | None = None  # by which the others tell
+
+
+async def services(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    stack: contextlib.AsyncExitStack,
+    app: Penstock,
+) -> list[Service]:
+    """Those that the settings name, and jobs; `stack` closes them."""
+    made = [_jobs(settings, database, stack, app)]
+    if "events" in settings.services:
+        made.append(_events(settings, clock, database, stack))
+    if "tracking" in settings.services:
+        tell = next((service.emit for service in made if service.emit is not None), emit.nobody)
+        made.append(_tracking(settings, clock, database, stack, tell))
+    return made
+
+
+def _jobs(
+    settings: Settings, database: Database, stack: contextlib.AsyncExitStack, app: Penstock
+) -> Service:
+    from penstock import jobs
+
+    runner = jobs.JobRunner(app.jobs, slots=settings.job_slots, environment=for_children(settings))
+    stack.push_async_callback(runner.close)
+
+    async def tick() -> None:
+        await database.unit(app.cron_tick)
+
+    return Service(
+        kinds=(jobs.job_kind(runner, lease=settings.lease),),
+        periodic=(*([Periodic("cron", CRON_EVERY, tick)] if app.crons else []),),
+        retention=(
+            Rule(
+                "jobs",
+                batches(lambda tx: jobs.prune(tx, limit=BATCH)),
+                jobs.prunable,
+                every=3600.0,
+            ),
+        ),
+    )
+
+
+def _events(
+    settings: Settings, clock: Clock, database: Database, stack: contextlib.AsyncExitStack
+) -> Service:
+    from penstock.events import service
+    from penstock.events.destinations.registry import Outlets
+    from penstock.events.retention import rules
+
+    made = service.build(
+        database=database,
+        clock=clock,
+        box=SecretBox(load_secret_keys(settings)),
+        allow=private_targets(settings),
+        slots=settings.delivery_slots,
+        lease=settings.lease,
+        schedule=settings.delivery_schedule,
+        timeout=settings.delivery_timeout,
+        expiry=settings.delivery_expiry,
+        max_body=int(settings.max_body),
+        max_batch_body=int(settings.max_batch_body),
+        outlets=Outlets(
+            smtp=settings.smtp_server,
+            mail_by=settings.mail_by,
+            mail_from=settings.mail_sender,
+            mail_subject=settings.mail_subject,
+            sms_by=settings.sms_by,
+            aws_region=settings.aws_region,
+            aws_endpoint_url=settings.aws_endpoint_url,
+        ),
+    )
+    stack.push_async_callback(made.close)
+    return Service(
+        kinds=made.kinds,
+        routers=made.routers,
+        retention=rules(settings.keep_events),
+        on_notes=made.on_notes,
+        stopping=made.waiters.close,
+        emit=made.acceptor.emit,
+    )
+
+
+def _tracking(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    stack: contextlib.AsyncExitStack,
+    tell: Emit,
+) -> Service:
+    from penstock.api.auth import DEFAULT_ACCOUNT
+    from penstock.tracking import service
+
+    carriers = settings.carriers()
+    made = service.build(
+        database=database,
+        clock=clock,
+        box=SecretBox(load_secret_keys(settings)),
+        own={name: each.values for name, each in carriers.items() if each.values},
+        base_urls={name: each.url for name, each in carriers.items() if each.url is not None},
+        limits={
+            name: service.Limits(each.per_second, each.per_day) for name, each in carriers.items()
+        },
+        emit=tell,
+        operator=DEFAULT_ACCOUNT,
+        lease=settings.lease,
+        dispatch_every=settings.dispatch_interval,
+        keep=settings.keep_shipments,
+    )
+    stack.push_async_callback(made.close)
+    return Service(
+        kinds=made.kinds,
+        routers=made.routers,
+        periodic=made.periodic,
+        retention=made.retention,
+        on_notes=made.on_notes,
+        prepare=made.prepare,
+    )
+
+
+def private_targets(settings: Settings) -> tuple[Network, ...]:
+    """The private networks that may be pushed to; a server on loopback may push to loopback."""
+    if settings.allow_private_targets is not None:
+        return settings.allow_private_targets
+    if _is_loopback(settings.host):
+        networks: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+        log(
+            PRIVATE_TARGETS_ALLOWED,
+            networks=[str(network) for network in networks],
+            reason="the server listens on loopback and PENSTOCK_ALLOW_PRIVATE_TARGETS is not set",
+        )
+        return networks
+    return ()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def no_jobs() -> Penstock:
+    """An app without jobs, for processes that were given none."""
+    from penstock.app import Penstock
+
+    return Penstock()
+
+
+def for_children(settings: Settings) -> dict[str, str]:
+    """What a child must be told: it reads .env and penstock.toml as this process did, but knows
+    nothing of the command line."""
+    if settings.database_url is not None:
+        return {}
+    return {"PENSTOCK_DATA_DIR": str(settings.data_dir.absolute())}
