@@ -34,7 +34,7 @@ from penstock.telemetry import (
     MIGRATION_APPLIED,
     log,
 )
-from penstock.wiring import Service, for_children, no_jobs, services
+from penstock.wiring import Service, for_children, no_jobs, services, tell_private_targets
 from penstock.work import circuit
 from penstock.work.isolate import child_process
 from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
@@ -254,6 +254,7 @@ async def open_runtime(
         stack.push_async_callback(waker.close)
         app = app or no_jobs()
         made = await services(settings, clock, database, stack, app)
+        tell_private_targets(settings)
         # What jobs enqueue goes through this process's own database, which wakes its workers.
         app.bind(database)
         stack.callback(app.unbind)
@@ -342,6 +343,8 @@ async def open_services(
         stack.push_async_callback(database.close)
         # The app stays unbound: what the row enqueues is woken as any other process's is.
         made = await services(settings, clock, database, stack, app or no_jobs())
+        for callback in [_log_circuits, *_listeners(made)]:
+            database.subscribe(callback)
         yield database, made, clock
 
 
