@@ -1,7 +1,7 @@
 """The command `penstock`: parses, calls, prints.
 
-Exit codes: 0 done, 1 failed, 2 unusable command line or settings, 3 done in part, 4 the server
-cannot be reached. Results go to stdout (with ``--json`` one document), everything else to stderr.
+Exit codes: 0 done, 1 failed, 2 unusable command line, input or settings, 4 the server cannot be
+reached. Results go to stdout (with ``--json`` one document), everything else to stderr.
 """
 
 from __future__ import annotations
