@@ -224,6 +224,29 @@ async def test_a_data_folder_that_cannot_be_one_is_named(
     assert f"PENSTOCK_DATA_DIR is '{tmp_path / 'file'}'" in ran.stderr
 
 
+@pytest.mark.parametrize("command", [("up", "--port", "0"), ("migrate",), ("keys", "list")])
+async def test_a_database_that_cannot_be_used_is_said_so(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "penstock.db").write_bytes(b"what is this?" * 100)
+    broken = await run(*command, data=data)
+
+    nobody = {
+        "PENSTOCK_DATABASE_URL": "postgresql://penstock:hunter2@127.0.0.1:9/penstock",
+        "PENSTOCK_SECRET_KEY": "s" * 32,
+    }
+    away = await run(*command, data=tmp_path / "other", env=nobody)
+
+    for ran, says in ((broken, str(data / "penstock.db")), (away, "Connection refused")):
+        assert (ran.code, ran.stdout) == (1, "")
+        (line,) = ran.stderr.splitlines()
+        assert line.startswith("penstock: ")
+        assert says in line
+        assert "hunter2" not in line
+
+
 async def test_an_unreachable_server_is_4(tmp_path: Path) -> None:
     env = {"PENSTOCK_URL": "http://127.0.0.1:9", "PENSTOCK_KEY": "psk_x"}
 
