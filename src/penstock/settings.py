@@ -621,7 +621,18 @@ def load_secret_keys(settings: Settings) -> list[str]:
             f"same one; expected {_expects(Settings.model_fields['secret_key'])}, such as the "
             "output of: openssl rand -hex 32"
         )
-    return [key_in_file(path)]
+    try:
+        key = key_in_file(path)
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        key = ""
+    if len(key) < MIN_KEY_LENGTH:
+        raise SettingsError(
+            f"{path} holds no key, and what was sealed with the one it had cannot be opened"
+            f" without: restore it, or set {PREFIX}SECRET_KEY"
+        )
+    return [key]
 
 
 def settings_table() -> str:
