@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -236,6 +237,35 @@ async def test_an_accounts_credential_goes_before_the_deployments(world: World) 
     await world.create("N2")
     assert await world.check() == 0  # nothing in the deployment's lane
     assert await world.check(lane_of("alpha", "default")) == 1
+
+
+async def test_one_that_was_given_up_goes_on_with_the_credential_of_now(world: World) -> None:
+    dead = sql("UPDATE shipments SET status = 'dead', due_at = NULL, ended_at = {now}")
+    id_ = await world.create("N1")
+    await world.database.unit(lambda tx: tx.run(dead))
+    await put(world, key="my key")
+    await world.refresh(id_)
+    assert await world.check() == 0  # nothing in the deployment's lane
+    assert await world.check(lane_of("alpha", "default")) == 1
+    # The same when the account's own is gone, and when the deployment's comes later.
+    await world.database.unit(lambda tx: tx.run(dead))
+    world.own.clear()
+    assert await remove(world)
+    world.own["alpha"] = {"key": "of the settings"}
+    await world.database.unit(world.credentials.prepare)
+    await world.refresh(id_)
+    assert await world.check() == 1
+
+
+async def test_clients_of_replaced_credentials_are_not_kept(world: World) -> None:
+    """However often an account stores another: none but those that are in use."""
+    id_ = await world.create("N1")
+    for n in range(20):
+        await put(world, key=f"key {n}")
+        await world.refresh(id_)
+        await world.check(lane_of("alpha", "default"))
+    gc.collect()
+    assert len(world.clients._replaced) <= 1
 
 
 async def test_a_credential_is_sealed_and_shown_to_nobody(world: World) -> None:

@@ -41,10 +41,11 @@ ON CONFLICT (account, carrier) DO UPDATE SET sealed = excluded.sealed,
 """)
 _REMOVE = sql("DELETE FROM carrier_credentials WHERE account = :account AND carrier = :carrier")
 _SHOWN = sql("SELECT carrier, updated_at FROM carrier_credentials WHERE account = :account")
-# In the order of their ids, as everything locks rows of work.
+# In the order of their ids, as everything locks rows of work. Those that were given up as well: a
+# refresh makes them go on in the lane they stand in.
 _MOVE = sql("""
 WITH k AS (SELECT id FROM shipments WHERE account = :account AND carrier = :carrier
-           AND status = 'pending' AND lane <> :lane ORDER BY id {lock})
+           AND status IN ('pending', 'dead') AND lane <> :lane ORDER BY id {lock})
 UPDATE shipments SET lane = :lane WHERE id IN (SELECT id FROM k)
 """)
 _AGAIN = sql("""
@@ -60,7 +61,8 @@ WHERE kind = :kind AND substr(id, 1, length(CAST(:prefix AS TEXT))) = :prefix
 """)  # noqa: S608
 _ADOPT = sql("""
 WITH k AS (SELECT s.id FROM shipments s JOIN lanes l ON l.id = s.lane
-           WHERE s.carrier = :carrier AND s.status = 'pending' AND s.lane <> :lane AND l.paused
+           WHERE s.carrier = :carrier AND s.status IN ('pending', 'dead') AND s.lane <> :lane
+             AND l.paused
            ORDER BY s.id)
 UPDATE shipments SET lane = :lane WHERE id IN (SELECT id FROM k)
 """)
