@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from penstock.tracking import shipments
 from penstock.tracking.carriers.base import Budget, Forbidden
 from penstock.tracking.credentials import lane_of
 from penstock.tracking.refusal import Refused
+from penstock.tracking.shipments import NewShipment
 from penstock.work import circuit, lanes
 from support.tracking import World, checked, found, scan
 
@@ -334,6 +337,31 @@ async def test_without_its_credential_an_account_goes_on_with_the_deployments(
     assert not await remove(world)
     assert await world.check() == 1
     assert world.calls == [("alpha", "settings", ["N1"])]
+
+
+async def test_one_made_while_its_credential_is_removed_is_moved_with_the_others(
+    world: World,
+) -> None:
+    """Else it would stand in a lane that nobody has a credential for."""
+    await put(world, key="my key")
+    made, go_on = threading.Event(), threading.Event()
+
+    def make(tx: Tx) -> None:
+        new = NewShipment("alpha", "N1")
+        shipments.create(
+            tx, "default", new, credentials=world.credentials, emit=world.acceptor.emit
+        )
+        made.set()
+        assert go_on.wait(30)
+
+    making = asyncio.create_task(world.database.unit(make))
+    assert await asyncio.to_thread(made.wait, 30)
+    removing = asyncio.create_task(remove(world))
+    await asyncio.wait([removing], timeout=0.3)
+    go_on.set()
+    await asyncio.gather(making, removing)
+    rows = await world.database.read(lambda tx: tx.rows(NUMBERS))
+    assert rows == [("N1", lane_of("alpha", None))]
 
 
 async def test_where_there_is_none_at_all_shipments_wait_and_nothing_is_counted(

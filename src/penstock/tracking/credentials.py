@@ -30,9 +30,9 @@ REFUSED: Final = "credential_refused"  # the error of a check whose credential i
 CALLS_IN_FLIGHT: Final = 4  # of one credential at once
 LONGEST_VALUE: Final = 4096  # characters of one value
 
-_OWN = sql(
-    "SELECT version FROM carrier_credentials WHERE account = :account AND carrier = :carrier"
-)
+# Held until the commit: whoever deletes it meanwhile waits, and then moves what was made with it.
+_OWN_SQL = "SELECT version FROM carrier_credentials WHERE account = :account AND carrier = :carrier"
+_OWN = sql(sqlite=_OWN_SQL, postgres=f"{_OWN_SQL} FOR KEY SHARE")
 _PUT = sql("""
 INSERT INTO carrier_credentials (account, carrier, sealed, version, created_at, updated_at)
 VALUES (:account, :carrier, :sealed, {now}, {now}, {now})
