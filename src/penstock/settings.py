@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -115,9 +116,30 @@ def _http_url(value: object) -> object:
     return value
 
 
+def _base_url(url: str) -> str:
+    """To which paths are appended; a user in it would collide with the carrier's own header."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("it holds a user name")
+    if parts.query or parts.fragment:
+        raise ValueError("it ends with a query or a fragment")
+    return url.rstrip("/")
+
+
+def _credential_text(value: object) -> object:
+    """What goes into headers and forms; files of secrets often end with a line end."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError("it holds something else than printable ASCII")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(_seconds)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
-BaseUrl = Annotated[HttpUrl, AfterValidator(lambda url: url.rstrip("/"))]
+BaseUrl = Annotated[HttpUrl, AfterValidator(_base_url)]
+CredentialText = Annotated[str, BeforeValidator(_credential_text)]
+CredentialSecret = Annotated[SecretStr, BeforeValidator(_credential_text)]
 
 
 def _setting(default: Any, description: str, expects: str, **limits: Any) -> Any:
@@ -130,7 +152,7 @@ def _carrier_value(carrier: str, value: str) -> Any:
     return _setting(
         None,
         f"{carrier}: the deployment's own {value}, for accounts that have stored none.",
-        "the text that the carrier gave",
+        "the text that the carrier gave, in printable ASCII",
     )
 
 
@@ -340,27 +362,29 @@ class Settings(BaseSettings):
         _DURATION + ", at least 1h",
         ge=3600,
     )
-    ups_client_id: str | None = _carrier_value("UPS", "client id")
-    ups_client_secret: SecretStr | None = _carrier_value("UPS", "client secret")
+    ups_client_id: CredentialText | None = _carrier_value("UPS", "client id")
+    ups_client_secret: CredentialSecret | None = _carrier_value("UPS", "client secret")
     ups_url: BaseUrl | None = _carrier_url("UPS")
     ups_calls_per_second: float | None = _calls_per_second("UPS")
     ups_calls_per_day: int | None = _calls_per_day("UPS")
-    usps_client_id: str | None = _carrier_value("USPS", "consumer key")
-    usps_client_secret: SecretStr | None = _carrier_value("USPS", "consumer secret")
+    usps_client_id: CredentialText | None = _carrier_value("USPS", "consumer key")
+    usps_client_secret: CredentialSecret | None = _carrier_value("USPS", "consumer secret")
     usps_url: BaseUrl | None = _carrier_url("USPS")
     usps_calls_per_second: float | None = _calls_per_second("USPS")
     usps_calls_per_day: int | None = _calls_per_day("USPS")
-    fedex_client_id: str | None = _carrier_value("FedEx", "API key")
-    fedex_client_secret: SecretStr | None = _carrier_value("FedEx", "secret key")
+    fedex_client_id: CredentialText | None = _carrier_value("FedEx", "API key")
+    fedex_client_secret: CredentialSecret | None = _carrier_value("FedEx", "secret key")
     fedex_url: BaseUrl | None = _carrier_url("FedEx")
     fedex_calls_per_second: float | None = _calls_per_second("FedEx")
     fedex_calls_per_day: int | None = _calls_per_day("FedEx")
-    dhl_api_key: SecretStr | None = _carrier_value("DHL", "API key")
+    dhl_api_key: CredentialSecret | None = _carrier_value("DHL", "API key")
     dhl_url: BaseUrl | None = _carrier_url("DHL")
     dhl_calls_per_second: float | None = _calls_per_second("DHL")
     dhl_calls_per_day: int | None = _calls_per_day("DHL")
-    royal_mail_client_id: str | None = _carrier_value("Royal Mail", "client id")
-    royal_mail_client_secret: SecretStr | None = _carrier_value("Royal Mail", "client secret")
+    royal_mail_client_id: CredentialText | None = _carrier_value("Royal Mail", "client id")
+    royal_mail_client_secret: CredentialSecret | None = _carrier_value(
+        "Royal Mail", "client secret"
+    )
     royal_mail_url: BaseUrl | None = _carrier_url("Royal Mail")
     royal_mail_calls_per_second: float | None = _calls_per_second("Royal Mail")
     royal_mail_calls_per_day: int | None = _calls_per_day("Royal Mail")
