@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -602,7 +603,9 @@ def _fault(error: Any, sources: Mapping[str, Mapping[str, Any]]) -> str:
     line = f"{_variable(name)} ({source}) "
     if _is_secret(field):
         return f"{line}has a bad value (not shown); expected {_expects(field)}"
-    shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:100] + "…"
+    # Who is named in a URL may have a password beside it.
+    whole = re.sub(r"//[^/]*@", "//…@", repr(value))
+    shown = whole if len(whole) <= 100 else whole[:100] + "…"
     # What pydantic says of its own rules repeats what is expected; our own say what is wrong.
     detail = f" ({error['ctx']['error']})" if error["type"] == "value_error" else ""
     return f"{line}is {shown}; expected {_expects(field)}{detail}"

@@ -103,6 +103,7 @@ async def app(database: Database) -> AsyncIterator[FastAPI]:
         own={},
         base_urls={},
         limits={},
+        operator="default",
         emit=nobody,
         operator="default",
         lease=60.0,

@@ -111,6 +111,13 @@ def test_a_bad_credential_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_DHL_URL", "https://me:pass@word@api.dhl.com")
+    with pytest.raises(SettingsError, match=r"//…@api\.dhl\.com") as caught:
+        load_settings()
+    assert "pass" not in str(caught.value)
+
+
 def test_every_setting_of_a_carrier_has_an_effect() -> None:
     whole = {
         f"{name}_{field.name}": f"{field.name} of {name}"
