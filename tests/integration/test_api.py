@@ -103,7 +103,6 @@ async def app(database: Database) -> AsyncIterator[FastAPI]:
         own={},
         base_urls={},
         limits={},
-        operator="default",
         emit=nobody,
         operator="default",
         lease=60.0,
