@@ -39,11 +39,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from penstock._levels import Format, Level
 from penstock.durations import describe, seconds
 from penstock.errors import SettingsError
 from penstock.mail import Sender, SmtpServer, parse_sender, parse_smtp_url
 from penstock.secretbox import MIN_KEY_LENGTH, key_in_file
-from penstock.telemetry import SETTING_UNKNOWN, Format, Level, log
 
 PREFIX: Final = "PENSTOCK_"
 SERVICES: Final = ("jobs", "events", "tracking")
@@ -621,8 +621,14 @@ def _is_secret(field: FieldInfo) -> bool:
 
 
 def _warn_of_unknown(source: str, values: Mapping[str, Any]) -> None:
+    unknown = sorted(values.keys() - _names())
+    if not unknown:
+        return
+    # Loaded by those only who log: a command that asks a server does not wait for it.
+    from penstock.telemetry import SETTING_UNKNOWN, log
+
     shown: Callable[[str], str] = str if source == "penstock.toml" else _variable
-    for name in sorted(values.keys() - _names()):
+    for name in unknown:
         fields = {"name": shown(name), "source": source}
         if close := difflib.get_close_matches(name, _names(), n=1):
             fields["did_you_mean"] = shown(close[0])
