@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock._logging import Format, Level, LogEvent, bind, configure_logging, log
+from penstock._levels import Format, Level
+from penstock._logging import LogEvent, bind, configure_logging, log
 from penstock._metrics import Metric, Metrics
 
 __all__ = [

@@ -43,6 +43,7 @@ from penstock.settings import PREFIX, Settings
 from penstock.tracking import columns, sheet
 from penstock.tracking import why as tracking_why
 from penstock.tracking.status import STATUSES
+from support.nursery import possible, shim
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -231,7 +232,11 @@ def commands(tmp_path: Path) -> Path:
     """`penstock` and `python` as the activated .venv has them."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, command in {"penstock": "-m penstock ", "python": ""}.items():
+    programs = {"penstock": "-m penstock ", "python": ""}
+    if possible(os.environ):
+        del programs["penstock"]
+        shim(folder)
+    for name, command in programs.items():
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command}"$@"\n')
         path.chmod(0o755)
