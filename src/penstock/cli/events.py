@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.remote import required
 from penstock.cli.replays import replay
 from penstock.cli.serve import DataOption

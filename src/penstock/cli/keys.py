@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.remote import running
 from penstock.cli.serve import DataOption
 from penstock.settings import Settings, load_settings
@@ -18,7 +18,6 @@ T = TypeVar("T")
 DEFAULT_ACCOUNT = "default"
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
