@@ -40,7 +40,8 @@ _MARK = "\N{NO-BREAK SPACE}"  # keeps an empty cell from collapsing
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table."""
     names = list(head)
-    lines = [names, ["---"] * len(names), *(list(row) for row in rows)]
+    cells = ([re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in row] for row in rows)
+    lines = [names, ["---"] * len(names), *cells]
     return "\n".join("| " + " | ".join(cell or _MARK for cell in line) + " |" for line in lines)
 
 

@@ -88,7 +88,9 @@ def test_an_answer_that_the_column_contradicts() -> None:
     assert asked("1.5", decimal="comma").code == "mixed_decimals"
 
 
-@pytest.mark.parametrize("cell", ["Plan 5", "Tier 1", "abc", "1-2", "2026-01-31", "v1", "5+", "()"])
+@pytest.mark.parametrize(
+    "cell", ["Plan 5", "Tier 1", "abc", "1-2", "2026-01-31", "v1", "5+", "()", "１２", "٣"]
+)
 def test_no_numbers(cell: str) -> None:
     assert shape(cell) is None
 
@@ -123,6 +125,6 @@ def test_dates_in_several_orders(cells: tuple[str, ...]) -> None:
         date_order("since", cells, "dmy")
 
 
-@pytest.mark.parametrize("cell", ["1/2/26", "12", "2026", "2026-01", "1-2-3"])
+@pytest.mark.parametrize("cell", ["1/2/26", "12", "2026", "2026-01", "1-2-3", "２０２６-01-01"])
 def test_no_dates(cell: str) -> None:
     assert not is_date(cell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
@@ -9,10 +10,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from penstock.predictions.card import html
 from penstock.predictions.model import MAX_BYTES, dump, load
+from penstock.predictions.parse import parse
 from penstock.predictions.refusal import Unusable
 from penstock.predictions.score import Scorer
 from support.churn import small_model
@@ -180,7 +184,27 @@ def test_whatever_is_done_to_the_bytes() -> None:
 
 def test_whatever_a_forger_puts_into_it() -> None:
     chance = random.Random(6)
-    odd = (None, True, -1, 0, 3, 1e300, -0.5, "", "x" * 300, "\0", [], {}, [[]], math.pi, "1", [-1])
+    accepted = 0
+    odd = (
+        None,
+        True,
+        -1,
+        0,
+        3,
+        1e300,
+        -0.5,
+        "",
+        "x" * 300,
+        "\0",
+        [],
+        {},
+        [[]],
+        math.pi,
+        "1",
+        [-1],
+        "$",
+        "\n",
+    )
     places = list(_places(json.loads(dump(small_model()))))
     for _ in range(600):
         document = json.loads(dump(small_model()))
@@ -201,7 +225,14 @@ def test_whatever_a_forger_puts_into_it() -> None:
             continue
         assert load(dump(found)) == found
         assert html(found)
-        assert Scorer(found).texts
+        scorer = Scorer(found)
+        cells = pa.array(["1", "$ 2.5", "Monthly", "yes", "2026-01-31", ""])
+        day = datetime.date(2026, 1, 31)
+        slots = scorer.slots([parse(each.column, cells, as_of=day) for each in found.features])
+        assert np.isfinite(scorer.logit(slots)).all()
+        assert scorer.strongest(slots).shape == (3, len(cells))
+        accepted += 1
+    assert accepted > 20  # names and logits may be anything that fits
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Any:

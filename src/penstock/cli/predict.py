@@ -53,8 +53,8 @@ def predict(
     on_bad_row: Annotated[
         str,
         typer.Option(
-            metavar="quarantine|reject",
-            help="Set bad rows aside and score the others, or refuse the file.",
+            metavar="WHAT",
+            help="quarantine sets bad rows aside and scores the others, reject refuses the file.",
         ),
     ] = "quarantine",
     encoding: Annotated[str | None, typer.Option(help="The file's encoding, if asked.")] = None,
@@ -124,6 +124,23 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return found
 
 
+def _columns(summary: Summary) -> list[dict[str, Any]]:
+    from penstock.predictions import drift
+    from penstock.predictions.pipeline import FLAGS
+
+    counts = summary.counts
+    return [
+        {
+            "name": each.name,
+            **dict(zip(FLAGS, flags, strict=True)),
+            "psi": round(each.psi, 6) if counts.rows else None,
+        }
+        for each, flags in zip(
+            drift.features(summary.job.model, counts.slots), counts.flags.tolist(), strict=True
+        )
+    ]
+
+
 def _tell(summary: Summary, targets: Targets, as_json: bool) -> None:
     counts = summary.counts
     low, medium, high = (int(count) for count in counts.levels)
@@ -139,6 +156,7 @@ def _tell(summary: Summary, targets: Targets, as_json: bool) -> None:
                     {"column": column or None, "code": code, "count": count}
                     for (column, code), count in sorted(counts.faults.items())
                 ],
+                "columns": _columns(summary),
                 "notes": [{"code": each.code, "message": each.message} for each in summary.notes],
                 "out": str(targets.out),
                 "errors_file": None if targets.errors is None else str(targets.errors),

@@ -22,7 +22,7 @@ def register(cli: typer.Typer) -> None:
 
 
 def train(
-    file: Annotated[Path, typer.Argument(help="The CSV of past customers.")],
+    file: Annotated[Path, typer.Argument(help="The CSV of past customers; .csv.gz is unpacked.")],
     label: Annotated[str, typer.Option(help="The column that says who churned.")],
     id: Annotated[str, typer.Option("--id", help="The column that identifies a customer.")],
     out: Annotated[Path, typer.Option(help="The model file to write, JSON.")],
@@ -79,8 +79,9 @@ def train(
 
     if not 0 < medium <= high < 1:
         fail("--medium and --high: 0 < medium <= high < 1", code=2)
-    if file.resolve() in (out.resolve(), card and card.resolve()):
-        fail(f"{file} is the file to read; --out and --card must be others", code=2)
+    for target in (out, card):
+        if target is not None:
+            _refuse_target(target, file)
     options = Options(
         label=label,
         id=id,
@@ -96,7 +97,7 @@ def train(
         risk=Risk(medium, high),
         name=name or out.stem,
     )
-    model, notes = _train(file, options, encoding, delimiter, header_row)
+    model, notes = _train(file, out, options, encoding, delimiter, header_row)
     _write(out, dump(model))
     if card is not None:
         from penstock.predictions.card import html
@@ -123,18 +124,24 @@ def train(
 
 
 def _train(
-    file: Path, options: Options, encoding: Any, delimiter: str | None, header_row: int | None
+    file: Path,
+    out: Path,
+    options: Options,
+    encoding: Any,
+    delimiter: str | None,
+    header_row: int | None,
 ) -> tuple[Model, tuple[str, ...]]:
     from penstock.clock import SystemClock, to_iso
     from penstock.predictions.sniff import Given
     from penstock.predictions.training.fit import train as fit
     from penstock.predictions.training.sheet import read_sheet
+    from penstock.predictions.unpack import opened
 
     try:
-        size = file.stat().st_size
-        with file.open("rb") as opened, bar() as show:
+        with opened(file, out.parent) as readable, bar() as show:
+            size = os.fstat(readable.fileno()).st_size
             sheet, notes = read_sheet(
-                opened,
+                readable,
                 options,
                 Given(encoding, delimiter, header_row),
                 progress=lambda read: show("Reading", read, size),
@@ -166,6 +173,16 @@ def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
     if value is not None and value not in allowed:
         fail(f"{option}: it is {' or '.join(allowed)}, not {value}", code=2)
     return value
+
+
+def _refuse_target(target: Path, source: Path) -> None:
+    """Say now what would go wrong after the training."""
+    if target.resolve() == source.resolve():
+        fail(f"{target} is the file to read; name another one to write", code=2)
+    if not target.parent.is_dir():
+        fail(f"{target} cannot be written: there is no folder {target.parent}", code=2)
+    if target.is_dir():
+        fail(f"{target} cannot be written: it is a folder", code=2)
 
 
 def _write(path: Path, data: bytes) -> None:

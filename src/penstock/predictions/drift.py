@@ -21,8 +21,8 @@ from penstock.predictions.model import Feature, Model
 GROUPS = 10
 SOME: Final = 0.1
 LARGE: Final = 0.25
-UNSEEN_WARN: Final = 0.01
-UNSEEN_ALARM: Final = 0.1
+WARN: Final = 0.01  # of the rows: values that training did not know, or not so large
+ALARM: Final = 0.1
 
 Level = Literal["stable", "some", "large"]
 
@@ -93,9 +93,11 @@ def _drift(
     groups = int(group.max()) + 1
     expected = np.bincount(group, weights=np.asarray(training, dtype=float), minlength=groups)
     actual = np.bincount(group, weights=np.asarray(file, dtype=float), minlength=groups)
+    used = (expected > 0) | (actual > 0)
+    expected, actual = expected[used], actual[used]
     q, p = _shares(expected), _shares(actual)
     psi = float(((p - q) * np.log(p / q)).sum())
-    free = max(int(((expected > 0) | (actual > 0)).sum()) - 1, 0)
+    free = max(len(expected) - 1, 0)
     noise = 1 / max(float(actual.sum()), 1.0) + 1 / max(float(expected.sum()), 1.0)
     chance = (free + 4 * (2 * free) ** 0.5) * noise
     return Drift(name, psi, chance, _plain(expected), _plain(actual))

@@ -21,7 +21,7 @@ from penstock.predictions.pipeline import Counts, Job, Outcome, outcomes
 from penstock.predictions.refusal import Unusable, quoted
 from penstock.predictions.report import Facts, render
 from penstock.predictions.sniff import Given, Note, sniff
-from penstock.predictions.unpack import gunzip
+from penstock.predictions.unpack import opened
 
 Progress = Callable[[int, int], None]
 
@@ -80,7 +80,7 @@ def predict(
     """
     _refuse_clashes(source, targets)
     with ExitStack() as stack:
-        file = stack.enter_context(_opened(source, targets.out.parent))
+        file = stack.enter_context(opened(source, targets.out.parent))
         before = _stamp(file)
         known = [model.id_column, *(feature.column.name for feature in model.features)]
         sniffed = sniff(file, answers.given, known=known)
@@ -149,9 +149,12 @@ def _write(
                 )
             ids.add(outcome.ids, outcome.numbers)
             done(outcome.chunk.end)
-    finally:
         if parquet is not None:
             parquet.close()
+    except BaseException:
+        if parquet is not None:
+            parquet.abandon()
+        raise
     return counts, first_error
 
 
@@ -182,23 +185,6 @@ def _refuse_clashes(source: Path, targets: Targets) -> None:
         if path.is_dir():
             raise Unusable("not_a_file", f"{path} is a folder. Name a file.")
         seen[real] = "another output"
-
-
-@contextmanager
-def _opened(source: Path, folder: Path) -> Iterator[BinaryIO]:
-    """The file's bytes; those of a .gz unpacked in a temporary file."""
-    if not source.is_file():
-        what = "is not a file" if source.exists() else "does not exist"
-        raise Unusable("no_file", f"{source} {what}.")
-    with ExitStack() as stack:
-        file = stack.enter_context(source.open("rb"))
-        if source.suffix.lower() == ".gz":
-            unpacked = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder))
-            gunzip(file, unpacked)
-            unpacked.flush()
-            yield stack.enter_context(Path(unpacked.name).open("rb"))
-        else:
-            yield file
 
 
 @contextmanager

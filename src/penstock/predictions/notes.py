@@ -41,8 +41,8 @@ def about_rows(job: Job, counts: Counts, again: Duplicates) -> Iterator[Note]:
         flags = dict(zip(FLAGS, counts.flags[i].tolist(), strict=True))
         if counts.rows and flags["missing"] == counts.rows:
             yield Note("empty_column", f"{name} is empty in every row.")
-        if flags["unseen"] > drift.UNSEEN_WARN * rows:
-            much = "Do not trust scores" if flags["unseen"] > drift.UNSEEN_ALARM * rows else "Check"
+        if flags["unseen"] > drift.WARN * rows:
+            much = "Do not trust scores" if flags["unseen"] > drift.ALARM * rows else "Check"
             yield Note(
                 "unseen_category",
                 f"{name} has a value that the model does not know in {flags['unseen']:,} rows "
@@ -53,7 +53,7 @@ def about_rows(job: Job, counts: Counts, again: Duplicates) -> Iterator[Note]:
                 "not_finite",
                 f"{name} is infinite in {flags['not_finite']:,} rows: read as missing.",
             )
-        if flags["out_of_range"]:
+        if flags["out_of_range"] > drift.WARN * rows:
             yield Note(
                 "out_of_training_range",
                 f"{name} is outside of what training saw ({feature.column.low:g} to "

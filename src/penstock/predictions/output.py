@@ -31,9 +31,13 @@ DECIMALS = 6
 VALUE_LIMIT = 100  # characters of a bad cell that the errors file shows
 ERROR_COLUMNS: Final = ("row", "line", "byte", "id", "column", "code", "value", "message")
 
-_FORMULA = r"^[\s\p{Cf}]*[=+\-@\t\r＝＋－＠]"
-_NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)*$"
-_PYTHON_FORMULA = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*[=+\-@\t\r＝＋－＠]|[\t\r]")
+# Blanks and invisible characters, spelled out: what RE2 and Python take for blank differs.
+_UNSEEN = (
+    "\t\n\x0b\x0c\r\x1c-\x20\x85\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff"
+)
+_FORMULA = f"[{_UNSEEN}]*[=+\\-@＝＋－＠]|[\t\r]"
+_NUMBER = "[+-]?[0-9]+([.,][0-9]+)*"
+_PYTHON_FORMULA = re.compile(_FORMULA)
 _PYTHON_NUMBER = re.compile(_NUMBER)
 _LINE = "\n"
 
@@ -50,7 +54,7 @@ class Scored:
 
 def neutral(text: str) -> str:
     """The text, with an apostrophe before it if a spreadsheet could take it for a formula."""
-    if _PYTHON_FORMULA.match(text) and not _PYTHON_NUMBER.match(text):
+    if _PYTHON_FORMULA.match(text) and not _PYTHON_NUMBER.fullmatch(text):
         return "'" + text
     return text
 
@@ -98,8 +102,8 @@ def _csv_ids(ids: Any) -> tuple[Any, int]:
     neutralized = 0
     if (first_bytes(ids) & FORMULAISH).any():
         formula = pc.and_(
-            pc.match_substring_regex(ids, _FORMULA),
-            pc.invert(pc.match_substring_regex(ids, _NUMBER)),
+            pc.match_substring_regex(ids, f"^({_FORMULA})"),
+            pc.invert(pc.match_substring_regex(ids, f"^({_NUMBER})$")),
         )
         neutralized = pc.sum(formula).as_py()
         if neutralized:

@@ -163,10 +163,9 @@ def score_chunk(job: Job, chunk: Chunk, text: bytes) -> Outcome:
     lines, neutralized = job.csv.rows(scored)
     faults = Counter((error.column, error.code) for error in good.errors)
     errors, first_error = _errors(job, chunk, text, good.errors)
-    named = np.bincount(reasons.ravel(), minlength=NO_REASON + 1)
     counts = Counts(
         scorer.count(slots),
-        named[: len(scorer.logits)],
+        np.bincount(reasons[reasons != NO_REASON], minlength=len(scorer.logits)),
         _by_bin(scores, job.model.scores.edges),
         np.bincount(np.minimum((scores * BINS).astype(np.int64), BINS - 1), minlength=BINS),
         np.bincount(levels, minlength=3),

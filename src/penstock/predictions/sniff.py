@@ -254,6 +254,8 @@ class _Look:
                     _regularity(table[header:]),
                 )
         if not fits:
+            if self._asked and all(self._start(self.table(each)) is None for each in DELIMITERS):
+                raise self._no_such_row()
             raise self._no_delimiter()
         best = max(fits.values())
         # Names that are hoped for decide; without them, readings that are about as regular tie.
@@ -277,9 +279,7 @@ class _Look:
         header = self._start(table)
         if header is None:
             self._refuse_unfinished(delimiter)
-            raise Unusable(
-                "no_header", f"Row {self._first + 1}, which should hold the names, is not there."
-            )
+            raise self._no_such_row()
         if self._asked:
             return header
         names = table[header]
@@ -330,6 +330,11 @@ class _Look:
             ):
                 return i
         return None
+
+    def _no_such_row(self) -> Unusable:
+        return Unusable(
+            "no_header", f"Row {self._first + 1}, which should hold the names, is not there."
+        )
 
     def _no_delimiter(self) -> Unusable:
         for candidate in DELIMITERS:

@@ -1,9 +1,13 @@
-"""A gzip file unpacked to disk, as far as it is what it says it is."""
+"""A file opened for reading; one of gzip unpacked to disk, as far as it is what it says it is."""
 
 from __future__ import annotations
 
+import tempfile
 import zlib
-from typing import IO
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO
 
 from penstock.predictions.refusal import Unusable
 
@@ -11,6 +15,26 @@ MAX_RATIO = 100  # of unpacked to packed bytes; text with many repetitions reach
 MAX_BYTES = 100 << 30
 _BLOCK = 1 << 18
 _GRACE = 1 << 20  # bytes for which the ratio does not count
+
+
+@contextmanager
+def opened(source: Path, folder: Path) -> Iterator[BinaryIO]:
+    """The file's bytes; those of a .gz unpacked in a temporary file in `folder`.
+
+    Raises `Unusable` and OSError.
+    """
+    if not source.is_file():
+        what = "is not a file" if source.exists() else "does not exist"
+        raise Unusable("no_file", f"{source} {what}.")
+    with ExitStack() as stack:
+        file = stack.enter_context(source.open("rb"))
+        if source.suffix.lower() == ".gz":
+            unpacked = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder))
+            gunzip(file, unpacked)
+            unpacked.flush()
+            yield stack.enter_context(Path(unpacked.name).open("rb"))
+        else:
+            yield file
 
 
 def gunzip(packed: IO[bytes], out: IO[bytes], *, max_bytes: int = MAX_BYTES) -> None:

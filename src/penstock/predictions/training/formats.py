@@ -11,9 +11,9 @@ from penstock.predictions.refusal import Question, quoted
 
 # Optional sign or parenthesis, something before, digits with separators, something after.
 _NUMBER = re.compile(
-    r"(?P<open>\()?[+-]?\s*(?P<prefix>[^\d\s.,'()+-][^\d.,'()+-]*?)?\s*[+-]?"
-    r"(?P<core>\d(?:[\d.,'\u00a0\u202f\u2009 ]*\d)?\.?|[.,]\d+)(?P<exponent>[eE][+-]?\d+)?"
-    r"\s*(?P<suffix>[^\d\s.,'()+-][^\d.,'()+-]*?)?\s*(?(open)\))"
+    r"(?P<open>\()?[+-]?\s*(?P<prefix>[^0-9\s.,'()+-][^0-9.,'()+-]*?)?\s*[+-]?"
+    r"(?P<core>[0-9](?:[0-9.,'\u00a0\u202f\u2009 ]*[0-9])?\.?|[.,][0-9]+)"
+    r"(?P<exponent>[eE][+-]?[0-9]+)?\s*(?P<suffix>[^0-9\s.,'()+-][^0-9.,'()+-]*?)?\s*(?(open)\))"
 )
 _CODE = re.compile(r"[A-Z]{3}")  # of a currency
 _SPACES = re.compile("[\u00a0\u202f\u2009 ]")
@@ -128,7 +128,7 @@ def _separators(
     return cast(Decimal, point), cast(Group, group or "")
 
 
-_DAY = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?")
+_DAY = re.compile(r"([0-9]{1,4})([-/.])([0-9]{1,2})\2([0-9]{1,4})(?:[T ].*)?")
 
 
 def is_date(text: str) -> bool:

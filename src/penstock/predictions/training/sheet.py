@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from io import BufferedReader
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from penstock.predictions.training.options import Options, Sheet
 
 
 def read_sheet(
-    file: BufferedReader,
+    file: BinaryIO,
     options: Options,
     given: Given | None = None,
     *,
@@ -42,7 +42,6 @@ def read_sheet(
         records.append(rows.record + chunk.row)
         rejected += [(chunk.row + one.record, one) for one in rows.rejected]
         progress(chunk.end)
-    file.seek(0)
     sheet = Sheet(
         tuple(layout.names[:width]),
         # Offsets of 64 bits: a column of a large file has more than 2 GB of text.
@@ -50,7 +49,7 @@ def read_sheet(
             pa.chunked_array(part, TEXT).cast(pa.large_string()).combine_chunks() for part in parts
         ),
         np.concatenate(records) if records else np.empty(0, dtype=np.int64),
-        hashlib.file_digest(file, "sha256").hexdigest(),
+        _sha256(file),
     )
     notes = [note.message for note in sniffed.notes]
     if rejected:
@@ -71,3 +70,11 @@ def _mostly_broken(rejected: list[tuple[int, Rejected]], rows: int) -> Unusable:
         f"{len(rejected):,} rows cannot be read and {rows:,} can; the first is row {row:,}: "
         f"{quoted(first.message, 100)}. Is the delimiter right?",
     )
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
