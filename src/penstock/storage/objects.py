@@ -80,10 +80,7 @@ class Folder:
         path = self._path(key)
         part = path.with_name(f"{_PART}{secrets.token_hex(8)}")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(
-                part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-            )
+            descriptor = _created(part)
             try:
                 with os.fdopen(descriptor, "w+b") as file:
                     yield file
@@ -153,6 +150,18 @@ def _fault(exc: OSError) -> Exception:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull("The disk that holds the objects is full.")
     return StorageUnavailable(f"an object cannot be written: {exc.strerror}")
+
+
+def _created(path: Path) -> int:
+    """A new file's descriptor, its folder made if need be."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    for _ in range(10):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:  # whoever deleted the last object in the folder took it along
+            continue
+    raise StorageUnavailable(f"an object cannot be written: {path.parent.name} comes and goes")
 
 
 def _sync(folder: Path) -> None:
