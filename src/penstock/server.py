@@ -34,6 +34,7 @@ from penstock.telemetry import (
     configure_logging,
     log,
 )
+from penstock.wiring import running
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ async def up(
                     url=run_file.url,
                     database=runtime.database.dialect,
                     data_dir=str(settings.data_dir),
-                    services=list(settings.services),
+                    services=list(running(settings)),
                     version=__version__,
                     seconds=round(runtime.clock.monotonic() - began, 3),
                 )

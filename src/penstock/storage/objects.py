@@ -35,6 +35,10 @@ _PART: Final = "~part-"  # how the names of objects begin that are not complete 
 class Objects(Protocol):
     """Where objects are kept."""
 
+    def __hash__(self) -> int:
+        """Of the place, so that what is made of an object can be kept by it."""
+        ...
+
     def open(self, key: str) -> BinaryIO:
         """The object, to be read from any place in it. Raises NotFound."""
         ...

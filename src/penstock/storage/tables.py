@@ -584,6 +584,8 @@ uploads = Table(
     Column("id", Text, primary_key=True),
     Column("account", Text, nullable=False),
     Column("folder", Text, nullable=False),  # the key of its objects
+    # receiving -> ready
+    Column("status", Text, nullable=False),
     Column("filename", Text),  # as it was called; for people only
     Column("size", BigInteger, nullable=False),  # bytes
     Column("sha256", Text, nullable=False),

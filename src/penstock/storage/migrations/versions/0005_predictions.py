@@ -28,6 +28,7 @@ def upgrade() -> None:
         "uploads",
         *_owned(),
         _text("folder"),
+        _text("status"),
         sa.Column("filename", sa.Text),
         _big("size"),
         _text("sha256"),
@@ -157,9 +158,7 @@ def upgrade() -> None:
         _key("prediction_outcomes", "prediction_id", "customer_id"),
         _of("prediction_outcomes", "prediction_id", "predictions"),
     )
-    op.create_table(
-        "doomed_objects", _text("prefix"), _big("at"), _key("doomed_objects", "prefix")
-    )
+    op.create_table("doomed_objects", _text("prefix"), _big("at"), _key("doomed_objects", "prefix"))
     op.create_index("doomed_objects_at", "doomed_objects", ["at"])
 
 
