@@ -72,7 +72,7 @@ def running(settings: Settings) -> tuple[str, ...]:
 
     By default what is not installed is left out. Raises SettingsError if it was asked for by name.
     """
-    from penstock.predictions.service import missing
+    from penstock.predictions.extra import missing
 
     lacking = missing() if "predictions" in settings.services else []
     if not lacking:

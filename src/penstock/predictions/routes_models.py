@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
@@ -15,6 +14,7 @@ from penstock.predictions import registry, uploads, views
 from penstock.predictions.answers import CardView, ModelDetail, ModelView, VersionView
 from penstock.predictions.deps import Deps
 from penstock.predictions.downloads import page_headers
+from penstock.predictions.extra import can_train
 from penstock.predictions.inputs import ModelIn, PromotionIn
 from penstock.predictions.problems import problem_of, question
 from penstock.predictions.refusal import Unusable
@@ -86,7 +86,7 @@ def add(api: APIRouter, deps: Deps) -> None:
         the file does not say is asked: the version fails with a `question`, and a new training
         answers it.
         """
-        if find_spec("lightgbm") is None:
+        if not can_train():
             raise Problem("training_unavailable", "This server cannot train models.")
 
         def begin(tx: Tx) -> VersionView:

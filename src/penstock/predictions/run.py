@@ -35,9 +35,11 @@ from penstock.predictions.specs import (
 from penstock.storage import Tx, sql
 from penstock.storage.doomed import doom
 from penstock.telemetry import (
+    CHUNK_DURATION,
     PREDICTION_PROCESSING_COMPLETED,
     PREDICTION_PROCESSING_FAILED,
     PREDICTION_PROCESSING_STARTED,
+    metrics,
 )
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.outcomes import Dead, Done, Outcome, Retry
@@ -148,6 +150,7 @@ async def _handle(deps: Deps, task: Task[Work]) -> Outcome:
                 "score:chunk", _spec(deps, work), work.folder, work.at, within=CHUNK_TIMEOUT
             )
             if done is not None:
+                metrics.observe(CHUNK_DURATION, done.seconds)
                 _refuse_many(deps, work, done)
                 return Done(0.0, partial(_move, work, done))
         return await _finish(deps, work)

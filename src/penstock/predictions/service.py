@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,13 +24,6 @@ from penstock.work.schedule import Periodic
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
-
-NEEDED = ("numpy", "pyarrow")
-
-
-def missing() -> list[str]:
-    """The packages of the extra `predictions` that are not installed."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 @dataclass(frozen=True, slots=True)
