@@ -245,6 +245,12 @@ PREDICTION_PROCESSING_STARTED: Final = _event(
     "A file is being scored, from this chunk on.",
     *("prediction_id", "account", "chunk"),
 )
+PREDICTION_CHUNK_SCORED: Final = _event(
+    "prediction_chunk_scored",
+    "debug",
+    "One chunk of a file was scored and stored; the ledger has it once that is settled.",
+    *("prediction_id", "chunk", "rows", "set_aside", "seconds"),
+)
 PREDICTION_PROCESSING_COMPLETED: Final = _event(
     "prediction_processing_completed",
     "info",

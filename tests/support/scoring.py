@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
+from penstock.api import keys
+from penstock.clock import SystemClock
 from penstock.predictions.training.starter import customers
+from penstock.storage.sqlite import SqliteDatabase
 from support.churn import csv_bytes
 from support.client import Answer, Api
 
@@ -63,3 +67,14 @@ async def fetch(api: Api, prediction_id: str, name: str = "result") -> bytes:
 async def upload(api: Api, content: bytes, **query: str) -> Answer:
     """Upload a CSV."""
     return await api.call("POST", "/v1/uploads", data=content, headers=CSV, query=query)
+
+
+async def key_of(data: Path, account: str) -> str:
+    """An API key of another account, written beside the server that owns the database."""
+    database = SqliteDatabase(data / "penstock.db", SystemClock(), owner=False)
+    await database.open()
+    try:
+        _, secret = await database.unit(lambda tx: keys.create(tx, account, "test", None))
+    finally:
+        await database.close()
+    return secret

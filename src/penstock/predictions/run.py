@@ -36,9 +36,11 @@ from penstock.storage import Tx, sql
 from penstock.storage.doomed import doom
 from penstock.telemetry import (
     CHUNK_DURATION,
+    PREDICTION_CHUNK_SCORED,
     PREDICTION_PROCESSING_COMPLETED,
     PREDICTION_PROCESSING_FAILED,
     PREDICTION_PROCESSING_STARTED,
+    log,
     metrics,
 )
 from penstock.work.kinds import Claim, Kind, Task
@@ -150,7 +152,7 @@ async def _handle(deps: Deps, task: Task[Work]) -> Outcome:
                 "score:chunk", _spec(deps, work), work.folder, work.at, within=CHUNK_TIMEOUT
             )
             if done is not None:
-                metrics.observe(CHUNK_DURATION, done.seconds)
+                _tell(work, done)
                 _refuse_many(deps, work, done)
                 return Done(0.0, partial(_move, work, done))
         return await _finish(deps, work)
@@ -159,6 +161,18 @@ async def _handle(deps: Deps, task: Task[Work]) -> Outcome:
     except (PenstockError, TimeoutError) as exc:
         reason = str(exc) or "it took too long"
         return Retry(reason=reason, apply=lambda tx: _wait(tx, work))
+
+
+def _tell(work: Work, done: ChunkDone) -> None:
+    metrics.observe(CHUNK_DURATION, done.seconds)
+    log(
+        PREDICTION_CHUNK_SCORED,
+        prediction_id=work.id,
+        chunk=done.number,
+        rows=done.rows_scored,
+        set_aside=done.rows_set_aside,
+        seconds=round(done.seconds, 3),
+    )
 
 
 def _start(tx: Tx, work: Work, generation: int) -> None:
