@@ -84,6 +84,7 @@ class Folder:
         path = self._path(key)
         part = path.with_name(f"{_PART}{secrets.token_hex(8)}")
         try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = _created(part)
             try:
                 with os.fdopen(descriptor, "w+b") as file:
@@ -121,8 +122,9 @@ class Folder:
                 else:
                     _rmdir(inner)
         if path.is_symlink() or path.is_file():
-            return deleted + _unlink(path)
-        _rmdir(path)
+            deleted += _unlink(path)
+        else:
+            _rmdir(path)
         # Folders above that have become empty, up to the root.
         for parent in path.parents:
             if parent == self.root or not parent.is_relative_to(self.root):
@@ -160,8 +162,8 @@ def _created(path: Path) -> int:
     """A new file's descriptor, its folder made if need be."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     for _ in range(10):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return os.open(path, flags, 0o600)
         except FileNotFoundError:  # whoever deleted the last object in the folder took it along
             continue

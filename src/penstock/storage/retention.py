@@ -116,6 +116,8 @@ def _owned() -> list[Table]:
         for table in metadata.sorted_tables
         if "account" in table.c and table.name not in (*_FIRST, *_LAST, *_BY_EVENT)
     ]
+    # What has objects goes by itself and not with what it belongs to, so that they are found.
+    rest.sort(key=lambda name: "folder" not in metadata.tables[name].c)
     return [metadata.tables[name] for name in (*_FIRST, *rest, *_LAST)]
 
 
