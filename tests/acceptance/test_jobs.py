@@ -91,6 +91,14 @@ async def wait(name: str, seconds: float) -> str:
 
 
 @app.job
+async def hold(name: str) -> str:
+    write("begin", name)
+    while not Path(__file__).with_name(name).exists():
+        await asyncio.sleep(0.02)
+    return name
+
+
+@app.job
 async def killer() -> None:
     write("killer")
     os._exit(9)
@@ -185,7 +193,7 @@ async def test_another_process_is_noticed_at_once(running: Shop) -> None:
         (line,) = [line for line in running.book("add") if line[1] == str(n)]
         delays.append(float(line[-1]) - committed)
 
-    assert sorted(delays)[len(delays) // 2] < 0.4, delays
+    assert sorted(delays)[len(delays) // 2] < 1.5, delays
 
 
 async def test_failures_are_retried_and_end_with_their_reason(running: Shop) -> None:
@@ -210,8 +218,8 @@ async def test_a_job_enqueues_jobs(running: Shop) -> None:
 
 async def test_keys_are_unique_while_pending(running: Shop) -> None:
     jobs = running.module
-    first = await jobs.add.enqueue(1, 1, key="once", delay="1s")
-    second = await jobs.add.enqueue(2, 2, key="once", delay="1s")
+    first = await jobs.add.enqueue(1, 1, key="once", delay="3s")
+    second = await jobs.add.enqueue(2, 2, key="once", delay="3s")
 
     assert second.id == first.id
     assert second.existing
@@ -221,10 +229,10 @@ async def test_keys_are_unique_while_pending(running: Shop) -> None:
 
 
 async def test_a_cancelled_job_does_not_run(running: Shop) -> None:
-    handle = await running.module.add.enqueue(666, 0, delay="500ms")
+    handle = await running.module.add.enqueue(666, 0, delay="2s")
 
     assert await handle.cancel()
-    await asyncio.sleep(0.8)
+    await asyncio.sleep(2.3)
     assert await handle.status() == "cancelled"
     assert not [line for line in running.book("add") if line[1] == "666"]
 
@@ -259,10 +267,9 @@ async def test_in_the_callers_own_transaction(running: Shop) -> None:
 async def test_by_the_clock(running: Shop) -> None:
     before = len(running.book("tick"))
 
-    await running.until(lambda: len(running.book("tick")) >= before + 2, 8)
+    await running.until(lambda: len(running.book("tick")) >= before + 4)
 
-    seconds = [int(float(line[-1])) for line in running.book("tick")]
-    assert len(seconds) <= len(set(seconds)) + 2  # about one a second, none twice
+    _once_a_second(running)
 
 
 async def test_a_worker_without_an_api(start: Callable[..., Process], shop: Shop) -> None:
@@ -278,15 +285,16 @@ async def test_a_worker_without_an_api(start: Callable[..., Process], shop: Shop
 
 
 async def test_sigterm_gives_a_running_job_back(start: Callable[..., Process], shop: Shop) -> None:
-    env = {"PENSTOCK_GRACE": "1s"}
+    env = {"PENSTOCK_GRACE": "3s"}
     up = start(Up, shop.data, "-A", "shop:app", cwd=shop.folder, env=env)
     short = await shop.module.wait.enqueue("short", 0.6)
-    long = await shop.module.wait.enqueue("long", 2.5)
+    long = await shop.module.hold.enqueue("long")
     await shop.until(lambda: len(shop.book("begin")) == 2)
 
     assert await asyncio.to_thread(up.terminate) == 0
 
     assert [line[1] for line in shop.book("end")] == ["short"]
+    (shop.folder / "long").touch()
     start(Up, shop.data, "-A", "shop:app", cwd=shop.folder)
     assert await long.result(timeout=30) == "long"
     assert await short.result(timeout=5) == "short"
@@ -321,7 +329,7 @@ async def test_a_job_that_kills_its_process_dies_alone(
         late = await shop.module.add.enqueue(5, 5)
 
         with pytest.raises(JobFailed, match="6 times in a row"):
-            await killer.result(timeout=60)
+            await killer.result(timeout=120)
         for n, neighbour in enumerate(neighbours):
             assert await neighbour.result(timeout=30) == f"n{n}"
         assert await late.result(timeout=30) == 10
@@ -353,7 +361,7 @@ async def test_on_postgresql_with_two_workers(
     worker.wait_logged("worker_ready")
     with _shop(tmp_path, **env) as shop:
         jobs = shop.module
-        handles = await jobs.app.enqueue_many(jobs.wait.call(f"n{n}", 0.05) for n in range(60))
+        handles = await jobs.app.enqueue_many(jobs.wait.call(f"n{n}", 0.2) for n in range(60))
         for n, handle in enumerate(handles):
             assert await handle.result(timeout=30) == f"n{n}"
         assert len(shop.book("begin")) == 60
@@ -368,16 +376,21 @@ async def test_on_postgresql_with_two_workers(
         assert await jobs.app.handle(kept.id).result(timeout=20) == 602
         (line,) = shop.book("add")
         assert line[1] == "602"
-        assert float(line[-1]) - committed < 1
+        assert float(line[-1]) - committed < 5
         with pytest.raises(Exception, match="there is no job"):
             await jobs.app.handle(lost.id).status()
         # Ticks come once each, though two processes could make them.
-        await shop.until(lambda: len(shop.book("tick")) >= 2)
-        seconds = [int(float(line[-1])) for line in shop.book("tick")]
-        assert len(seconds) <= len(set(seconds)) + 1
+        await shop.until(lambda: len(shop.book("tick")) >= 4)
+        _once_a_second(shop)
     for process in (up, worker):
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0
+
+
+def _once_a_second(shop: Shop) -> None:
+    """As many ticks as seconds, with room for a first one that came late."""
+    times = [float(line[-1]) for line in shop.book("tick")]
+    assert len(times) <= times[-1] - times[0] + 2.5, times
 
 
 def _declared(folder: Path) -> Path:

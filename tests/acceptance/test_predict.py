@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -566,3 +567,15 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     os.close(parent)
     assert "Scoring" in shown
     assert done.stdout.count("\n") == 1
+
+
+def test_a_full_disk_leaves_nothing(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("penstock.predictions.files.os.fsync", full)
+    ran = predict(lines(ROW))
+
+    assert ran.code == 1
+    assert "No space left on device" in ran.stderr
+    assert "Traceback" not in ran.stderr

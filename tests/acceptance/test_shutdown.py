@@ -17,24 +17,40 @@ from support.receiver import Receiver, Reply
 pytestmark = pytest.mark.anyio
 
 
+async def _heard(server: Up) -> None:
+    """Wait until the server has taken notice of a signal: it listens no more."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            except OSError:
+                return
+            writer.close()
+            await asyncio.sleep(0.02)
+
+
 async def test_running_pushes_finish_within_the_grace_and_are_not_repeated(
     start: Callable[..., Up], tmp_path: Path, receiver: Receiver, topic: str
 ) -> None:
     data = tmp_path / "data"
     server = start(Up, data, env={"PENSTOCK_GRACE": "10s"})
-    receiver.script("/slow", [Reply(delay=1.0)])
+    gate = asyncio.Event()
+    receiver.script("/slow", [Reply(gate=gate)])
     async with Api(server.url, server.token) as api:
-        await api.endpoint(receiver.url("/slow"), topic, max_in_flight=5)
+        await api.endpoint(receiver.url("/slow"), topic, max_in_flight=5, timeout=30)
         # Five are being pushed, the others wait for their turn.
         events = [(await api.send(topic, {"n": n}))["event_id"] for n in range(12)]
         await receiver.arrived("/slow", 5)
-        began = time.monotonic()
 
         server.signal(signal.SIGTERM)
+        await _heard(server)
+        assert server.popen.poll() is None
+        gate.set()
+        began = time.monotonic()
         code = await server.ended()
 
     assert code == 0
-    assert 0.5 < time.monotonic() - began < 6
+    assert time.monotonic() - began < 9  # they were not waited for in vain
     assert not (data / "run.json").exists()
     (summary,) = server.logged("worker_shutdown")
     assert summary["processed"] == 5
@@ -63,7 +79,7 @@ async def test_what_does_not_finish_is_given_back_at_the_deadline(
     never = Reply(gate=asyncio.Event())
     receiver.script("/stuck", [never])
     async with Api(server.url, server.token) as api:
-        await api.endpoint(receiver.url("/stuck"), topic, max_in_flight=3)
+        await api.endpoint(receiver.url("/stuck"), topic, max_in_flight=3, timeout=30)
         events = [(await api.send(topic, {"n": n}))["event_id"] for n in range(5)]
         await receiver.arrived("/stuck", 3)
         began = time.monotonic()
@@ -72,7 +88,7 @@ async def test_what_does_not_finish_is_given_back_at_the_deadline(
         code = await server.ended()
 
     assert code == 0
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < 15
     assert server.logged("worker_shutdown")[0]["processed"] == 0
     receiver.script("/stuck", [200])
     again = start(Up, data)
@@ -90,21 +106,21 @@ async def test_a_second_signal_ends_it_at_once_and_loses_nothing(
 ) -> None:
     data = tmp_path / "data"
     server = start(Up, data)
-    receiver.script("/slow", [Reply(delay=5)])
+    receiver.script("/slow", [Reply(gate=asyncio.Event())])
     async with Api(server.url, server.token) as api:
-        await api.endpoint(receiver.url("/slow"), topic, max_in_flight=3)
+        await api.endpoint(receiver.url("/slow"), topic, max_in_flight=3, timeout=30)
         events = [(await api.send(topic, {"n": n}))["event_id"] for n in range(6)]
         await receiver.arrived("/slow", 3)
 
         server.signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
+        await _heard(server)
         assert server.popen.poll() is None
         began = time.monotonic()
         server.signal(signal.SIGTERM)
         code = await server.ended()
 
     assert code != 0
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     receiver.script("/slow", [200])
     again = start(Up, data)  # the folder is not held, its run.json is known to be stale
     async with Api(again.url, again.token) as api:
@@ -119,7 +135,7 @@ async def test_whoever_waits_is_answered_when_the_server_stops(
     server = start(Up, tmp_path / "data", env={"PENSTOCK_GRACE": "1s"})
     receiver.script("/stuck", [Reply(gate=asyncio.Event())])
     async with Api(server.url, server.token) as api:
-        await api.endpoint(receiver.url("/stuck"), topic)
+        await api.endpoint(receiver.url("/stuck"), topic, timeout=30)
         waiting = asyncio.create_task(api.send(topic, wait=20))
         await receiver.arrived("/stuck")
 
@@ -146,7 +162,7 @@ async def test_an_idle_server_stops_at_once_even_with_connections_open(
         code = await server.ended()
 
         assert code == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         for writer in (idle, sending):
             writer.close()
             await asyncio.gather(writer.wait_closed(), return_exceptions=True)

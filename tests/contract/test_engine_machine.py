@@ -76,6 +76,7 @@ class Lane:
     generation: int = 0
     trips: int = 0
     consecutive: int = 0
+    forced: tuple[str, int] = ("", 0)  # by somebody, to what and until when
     taken: list[tuple[float, int]] = field(default_factory=list)  # when, for how many tokens
 
     def bucket(self, now: int) -> float:
@@ -421,7 +422,30 @@ class Engine(RuleBasedStateMachine):
             force = circuit.force_open
         # Held for no time at all, a closed circuit may trip again at once.
         seconds = 0.0 if close else 5.0
+        lane.forced = ("closed" if close else "open", now + int(seconds * SECOND))
         self.do(lambda tx: force(tx, name, seconds, actor="a", reason="r"))
+
+    @rule(name=st.sampled_from(NAMES))
+    def release(self, name: str) -> None:
+        lane, now = self.lanes[name], self.clock.now()
+        forced = lane.forced[1] > now
+        if forced and lane.circuit == "open":
+            lane.open_at = now
+        if forced:
+            lane.forced = ("", 0)
+        released = self.do(
+            lambda tx: circuit.release(tx, name, actor="a", reason="r"), compare=False
+        )
+        assert released == forced
+        self.compare()
+
+    @rule(name=st.sampled_from(NAMES))
+    def try_now(self, name: str) -> None:
+        lane, now = self.lanes[name], self.clock.now()
+        state, until = lane.forced
+        if lane.open_at > now and not (state == "open" and until > now):
+            lane.open_at = now
+        self.do(lambda tx: circuit.try_now(tx, name))
 
     # ---------------------------------------------------------------- what must hold
 

@@ -22,7 +22,7 @@ from penstock.storage.sqlite import SqliteDatabase
 from penstock.work import lanes, ledger
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.lanes import Gate
-from penstock.work.outcomes import Dead, Done, Outcome, Postpone, Retry
+from penstock.work.outcomes import Dead, Done, Later, Outcome, Postpone, Retry
 from penstock.work.settlement import Settlement, decide
 from penstock.work.wakeups import Wake
 
@@ -519,6 +519,28 @@ async def test_what_apply_writes_is_one_commit_with_the_settlement(bench: Bench)
     works = Done(apply=lambda tx: tx.run(INSERT, id="follow-up", lane="l", delay=0) and None)
     assert await bench.settle(claim, works)
     assert (await bench.row("follow-up")).due_at == bench.now()
+
+
+async def test_what_is_left_for_later_is_done_last_and_in_the_order_of_keys(bench: Bench) -> None:
+    await bench.lane()
+    await bench.put("a", "b", "c", "d")
+    order: list[str] = []
+
+    def leaves(id_: str, key: str) -> Callable[[Tx], Later]:
+        def apply(tx: Tx) -> Later:
+            order.append(id_)
+            return Later(key, lambda tx: order.append(f"{key} of {id_}, {len(bench.ended)} ended"))
+
+        return apply
+
+    claims = {claim.id: claim for claim in await bench.claim()}
+    await bench.give_back(claims["d"])  # what nobody settles leaves nothing either
+    keys = {"a": "y", "b": "x", "c": "y", "d": "x"}
+    settlements = [
+        bench.decided(claims[id_], Done(apply=leaves(id_, key))) for id_, key in keys.items()
+    ]
+    await bench.unit(lambda tx: ledger.settle(tx, bench.kind, settlements))
+    assert order == ["a", "b", "c", "x of b, 3 ended", "y of a, 3 ended", "y of c, 3 ended"]
 
 
 async def test_a_refresh_during_the_lease_is_kept(bench: Bench) -> None:

@@ -76,12 +76,12 @@ class Client:
 
     async def reply(self) -> bytes:
         """All that came until the other side closed the connection."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await self.ended
         return self.received
 
     async def until(self, end: bytes) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not self.received.endswith(end):
                 await asyncio.sleep(0.01)
         self.received = b""
@@ -120,7 +120,7 @@ async def test_a_body_that_drips_is_cut_off(client: Client) -> None:
 
 async def test_a_body_that_comes_at_a_fair_pace_is_taken(client: Client) -> None:
     client.writer.write(HEAD.replace(b"Host", b"Connection: close\r\nHost"))
-    await client.drip(b"x" * 10_000, 10, 0.1)  # three windows long
+    await client.drip(b"x" * 12_500, 8, 0.12)  # three windows long
 
     assert b"\r\n100000\r\n" in await client.reply()
 

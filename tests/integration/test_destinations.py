@@ -222,15 +222,30 @@ async def test_a_queue_gets_the_event_signed(aws: AwsServer, client: Aws) -> Non
     Verifier(SECRET).verify(call.parameters["MessageBody"], attributes)
 
 
-async def test_a_fifo_queue_drops_what_is_sent_again(aws: AwsServer, client: Aws) -> None:
+async def test_a_fifo_queue_keeps_order_and_drops_what_is_sent_again(
+    aws: AwsServer, client: Aws
+) -> None:
     to = Sqs(client, SystemClock())
-    for one in (push(), push(), push(event_id="evt_2", delivery_id="dlv_2")):
+    first = push(ordering_key="customer-7", expires_at=5)
+    for one in (
+        first,
+        replace(first, step=1),
+        replace(first, expires_at=9),
+        push(event_id="evt_2", delivery_id="dlv_2", expires_at=5),
+    ):
         await send(to, QUEUE + ".fifo", one)
     named = [
         (call.parameters["MessageGroupId"], call.parameters["MessageDeduplicationId"])
         for call in aws.calls
     ]
-    assert named == [("evt_1", "dlv_1"), ("evt_1", "dlv_1"), ("evt_2", "dlv_2")]
+    assert named == [
+        ("customer-7", "dlv_1-5"),
+        ("customer-7", "dlv_1-5"),
+        ("customer-7", "dlv_1-9"),
+        ("evt_2", "dlv_2-5"),
+    ]
+    await send(to, QUEUE, first)
+    assert not {"MessageGroupId", "MessageDeduplicationId"} & aws.calls[-1].parameters.keys()
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")

@@ -211,7 +211,7 @@ async def test_a_wait_ends_when_every_delivery_was_tried(api: Api, hook: Receive
     hook.answer = lambda: web.Response(status=503, text="busy")
     began = time.monotonic()
     _, event, _ = await api("POST", "/v1/events", EVENT, Prefer="wait=20")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert (event["status"], event["delivery_attempts"]) == ("pending", 1)
 
 
@@ -220,7 +220,7 @@ async def test_a_wait_is_over_after_its_seconds(sqlite_path: Path, hook: Receive
         await api.endpoint(hook.url)
         began = time.monotonic()
         status, event, _ = await api("POST", "/v1/events", EVENT, Prefer="wait=1")
-        assert 1 <= time.monotonic() - began < 5
+        assert 1 <= time.monotonic() - began < 15
         assert (status, event["status"]) == (202, "pending")
 
 

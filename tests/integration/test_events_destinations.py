@@ -18,19 +18,21 @@ from penstock.api import keys
 from penstock.api.app import create_app
 from penstock.api.auth import Authenticator
 from penstock.clock import ManualClock
-from penstock.events import endpoints, query, service, sign
+from penstock.events import endpoints, query, replay, service, sign
 from penstock.events.accept import Accepted, NewEvent
-from penstock.events.destinations import outbox
+from penstock.events.destinations import outbox, sqs
 from penstock.secretbox import SecretBox
 from penstock.storage import Database, Tx, sql
 from penstock.work import ledger
 from penstock.work.kinds import Claim, Kind, Task
+from penstock.work.outcomes import Done, Retry
 from penstock.work.settlement import decide
 
 pytestmark = pytest.mark.anyio
 
 BOX = SecretBox(["a key for the tests"])
 LANES = sql("SELECT id FROM lanes")
+SECRET = sql("SELECT secret FROM endpoints WHERE id = :id")
 
 
 @asynccontextmanager
@@ -70,7 +72,7 @@ async def endpoint(database: Database, kind: str, target: str, **fields: Any) ->
         "rate_limit": None,
         "max_in_flight": 32,
         "headers": None,
-        "secret": BOX.seal(sign.generate_secret()),
+        "secret": "" if kind in ("email", "sms") else BOX.seal(sign.generate_secret()),
     } | fields
     return await database.unit(
         lambda tx: endpoints.create(tx, "default", kind=kind, target=target, **given)
@@ -148,6 +150,45 @@ async def test_a_worker_whose_lease_was_lost_keeps_nothing(
     await settle(database, kind, held, again)
     await settle(database, kind, held, again)
     assert len(await kept(database)) == 1
+
+
+async def test_a_queue_is_told_the_key_and_which_sending_it_is(
+    database: Database, events: service.Events, clock: ManualClock
+) -> None:
+    kind = events.kinds[0]
+    await endpoint(database, "sqs", "https://sqs.eu-west-1.amazonaws.com/123456789012/a.fifo")
+    keyed = NewEvent("order.created", "{}", ordering_key="customer 7")
+    await database.unit(
+        lambda tx: events.acceptor.accept(tx, "default", [keyed, NewEvent("order.paid", "{}")])
+    )
+    held = await claim(database, kind)
+    assert {data.event_type: data.ordering_key for _, data in held} == {
+        "order.created": "customer 7",
+        "order.paid": None,
+    }
+    ((one, data),) = [each for each in held if each[1].ordering_key]
+    clock.advance(1)
+    lost = decide(kind, one, Retry(1.0, "timeout: no answer in time"), 0)
+    await database.unit(lambda tx: ledger.settle(tx, kind, [lost]))
+    clock.advance(2)
+    ((one, again),) = await claim(database, kind)
+    assert sqs.deduplication(again) == sqs.deduplication(data)
+    await database.unit(lambda tx: ledger.settle(tx, kind, [decide(kind, one, Done(), 0)]))
+    await database.unit(
+        lambda tx: replay.replay_event(
+            tx,
+            "default",
+            data.event_id,
+            events.acceptor,
+            endpoint_ids=None,
+            include_missing=False,
+            expiry=432_000.0,
+        )
+    )
+    ((_, replayed),) = await claim(database, kind)
+    assert replayed.delivery_id == data.delivery_id
+    assert sqs.deduplication(replayed) != sqs.deduplication(data)
+    assert sqs.group(replayed) == sqs.group(data)
 
 
 async def test_the_outbox_goes_with_its_event(database: Database, events: service.Events) -> None:
@@ -293,6 +334,35 @@ async def test_no_telephone_numbers(served: Any, target: str) -> None:
     assert (status, problem["code"]) == (422, "validation_failed")
     assert problem["errors"][0]["pointer"] == "/target"
     assert (await api("GET", "/v1/endpoints"))[1]["items"] == []
+
+
+async def test_only_what_is_signed_has_a_secret(served: Any, database: Database) -> None:
+    api = await served("default")
+    arn = "arn:aws:sqs:eu-west-1:123456789012:orders"
+    for kind, target, signs in (
+        ("email", "ada@example.org", False),
+        ("sms", "+14155552671", False),
+        ("sqs", arn, True),
+        ("webhook", "http://127.0.0.1:9", True),
+    ):
+        _, made = await api("POST", "/v1/endpoints", {"kind": kind, "target": target})
+        where = f"/v1/endpoints/{made['endpoint_id']}"
+        ((stored,),) = await database.read(
+            lambda tx, id_=made["endpoint_id"]: tx.rows(SECRET, id=id_)
+        )
+        status, answer = await api("POST", f"{where}/secret/rotate")
+        if signs:
+            assert made["secret"].startswith("whsec_")
+            assert status == 200
+        else:
+            assert made["secret"] is None
+            assert stored == ""
+            assert (status, answer["code"]) == (409, "not_signed")
+            assert f"kind {kind} have no secret" in answer["detail"]
+            # Nobody learns of a foreign endpoint's kind.
+            stranger = await served("other")
+            assert (await stranger("POST", f"{where}/secret/rotate"))[0] == 404
+    assert (await api("GET", "/v1/endpoints"))[1]["items"][-1]["old_secret_until"] is None
 
 
 async def test_a_kind_that_there_is_not(served: Any) -> None:

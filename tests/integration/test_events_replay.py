@@ -432,6 +432,7 @@ async def test_an_event_of_many_endpoints_is_taken_in_parts(
 async def test_at_most_a_thousand_rows_are_outstanding(
     world: World, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert drip.OUTSTANDING == 1000
     monkeypatch.setattr(drip, "OUTSTANDING", 40)
     await world.endpoint(schedule=[600.0] * 3)
     await world.accept(*["x"] * 100)

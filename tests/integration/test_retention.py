@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -345,17 +346,18 @@ async def test_accepts_are_not_held_up_by_a_prune_of_many(world: World, clock: M
         await world.accept()
         return time.monotonic() - began
 
+    started = time.monotonic()
     pruning = asyncio.create_task(world.prune())
     during: list[float] = []
     while not pruning.done():
         during.append(await latency())
         await asyncio.sleep(0.005)
     assert await pruning == 20_000
-    during.sort()
-    # One transaction's worth of waiting, not the prune's: 60,000 rows take seconds.
+    took = time.monotonic() - started
+    # One transaction's worth of waiting, not the prune's.
     assert len(during) > 20
-    assert during[len(during) // 2] < 0.1
-    assert during[-1] < 1.0
+    assert statistics.median(during) < took / 20
+    assert max(during) < took / 2
 
 
 # ------------------------------------------------------------------ an account

@@ -576,6 +576,18 @@ async def test_a_second_owner_is_refused_until_the_first_is_killed(sqlite_path: 
     await third.close()
 
 
+def test_an_owner_that_is_about_to_let_go_is_waited_for(tmp_path: Path) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    first.acquire()
+    threading.Timer(0.3, first.release).start()
+
+    second.acquire(patience=60.0)
+
+    with pytest.raises(errors.DataDirInUse):
+        first.acquire(patience=0.1)
+    second.release()
+
+
 def _hold(ready: Any) -> None:
     ready.set()
     time.sleep(60)

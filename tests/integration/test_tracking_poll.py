@@ -9,7 +9,7 @@ import pytest
 
 from penstock.clock import SECOND, ManualClock
 from penstock.storage import Database, Tx, sql
-from penstock.tracking import poll
+from penstock.tracking import poll, tell
 from penstock.tracking.carriers.base import (
     Budget,
     Forbidden,
@@ -159,7 +159,7 @@ async def test_status_scans_and_event_are_one_commit(
     def fail(*_: Any) -> None:
         raise RuntimeError("the event cannot be stored")
 
-    monkeypatch.setattr(poll.tell, "changed", fail)
+    monkeypatch.setattr(tell, "changed", fail)
     settlements = await world.handle(held)
     with pytest.raises(RuntimeError):
         await world.settle(settlements)
@@ -336,6 +336,17 @@ async def test_a_credential_that_cannot_be_opened_is_our_trouble(world: World) -
     assert (row["attempts"], row["status"], world.calls) == (0, "pending", [])
     assert "opened" in row["last_error"]
     assert (await world.lane(account="default"))["circuit"] == "closed"
+
+
+async def test_a_carrier_of_a_newer_version_waits_for_it(world: World) -> None:
+    """While a deployment rolls, workers of before leave such shipments alone."""
+    id_ = await world.create("N1")
+    del world.specs["alpha"]
+    for _ in range(8):
+        assert await world.check() == 1
+        world.clock.advance(poll.NO_CREDENTIAL + 1)
+    row = await world.row(id_)
+    assert (row["status"], row["attempts"], world.calls) == ("pending", 0, [])
 
 
 # ------------------------------------------------------------------ grouped calls

@@ -13,10 +13,10 @@ from penstock.storage import Database, Tx, retention, sql
 from penstock.tracking import credentials as credentials_module
 from penstock.tracking import retention as tracking_retention
 from penstock.tracking import shipments
-from penstock.tracking.carriers.base import Budget
+from penstock.tracking.carriers.base import Budget, Forbidden
 from penstock.tracking.credentials import lane_of
 from penstock.tracking.refusal import Refused
-from penstock.work import lanes
+from penstock.work import circuit, lanes
 from support.tracking import World, checked, found, scan
 
 pytestmark = pytest.mark.anyio
@@ -265,6 +265,34 @@ async def test_a_replaced_credential_is_used_from_the_next_check_on(world: World
     new: Any = world.clients._clients[lane][1]
     assert new is not old
     assert new.credential.values == {"key": "new"}
+
+
+async def test_a_corrected_credential_is_tried_at_once(world: World) -> None:
+    """Whoever corrects a wrong key does not wait for the circuit, nor for the back-off."""
+    lane = lane_of("alpha", "default")
+    await put(world, key="wrong")
+    ids = [await world.create(f"N{n}") for n in range(3)]
+    world.answers["alpha"] = Forbidden(None, "no such key")
+    assert await world.check(lane) == 3
+    assert (await world.lane(account="default"))["circuit"] == "open"
+    await put(world, key="right")
+    world.answers["alpha"] = lambda _, queries: {
+        q.number: found(q.number, scan(1, "in_transit")) for q in queries
+    }
+    assert await world.check(lane) == 1  # the probe
+    assert await world.check(lane) == 2
+    assert {(await world.row(id_))["tracking_status"] for id_ in ids} == {"in_transit"}
+
+
+async def test_a_new_credential_does_not_end_what_somebody_holds_open(world: World) -> None:
+    lane = lane_of("alpha", "default")
+    await put(world, key="one")
+    await world.create("N1")
+    await world.database.unit(
+        lambda tx: circuit.force_open(tx, lane, 600.0, actor="key_1", reason="maintenance")
+    )
+    await put(world, key="another")
+    assert await world.check(lane) == 0
 
 
 async def test_without_its_credential_an_account_goes_on_with_the_deployments(

@@ -203,6 +203,17 @@ async def test_a_dispatch_wakes_each_lane_once(world: World) -> None:
     assert await world.database.unit(dispatch) == Dispatched(1, 1, held_back=5)
 
 
+async def test_what_is_being_checked_is_not_dispatched_again(world: World) -> None:
+    """However often it is dispatched, a shipment that is due is checked once."""
+    await world.create("N1")
+    held = await world.claim()
+    assert await world.database.unit(dispatch) == Dispatched(0, 0)
+    assert await world.claim() == []
+    assert await world.settle(await world.handle(held)) == 1
+    assert await world.database.unit(dispatch) == Dispatched(0, 0)
+    assert len(world.calls) == 1
+
+
 async def test_a_dispatch_finds_what_nobody_was_woken_for(world: World) -> None:
     """Wakes are lost on the way; what is due is due."""
     world.answers["alpha"] = lambda _, queries: {

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -133,7 +134,7 @@ class House:
         return (await self.rows())[id_]
 
     async def until(
-        self, condition: Callable[[dict[str, Row]], bool], seconds: float = 10.0
+        self, condition: Callable[[dict[str, Row]], bool], seconds: float = 30.0
     ) -> dict[str, Row]:
         deadline = time.monotonic() + seconds
         while not condition(rows := await self.rows()):
@@ -141,7 +142,7 @@ class House:
             await asyncio.sleep(0.01)
         return rows
 
-    async def until_done(self, seconds: float = 10.0) -> dict[str, Row]:
+    async def until_done(self, seconds: float = 30.0) -> dict[str, Row]:
         return await self.until(
             lambda rows: all(row.status != "pending" for row in rows.values()), seconds
         )
@@ -175,7 +176,7 @@ class Working:
 
     async def until_free(self) -> None:
         """A slot is free a moment after its settlement is durable."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             while self.worker.held("job"):
                 await asyncio.sleep(0.01)
 
@@ -315,7 +316,7 @@ async def test_a_retry_happens_at_its_time_without_any_sweeper(any_house: House)
         await any_house.put("j")
         rows = await any_house.until_done()
     gaps = [later - earlier for earlier, later in pairwise(at)]
-    assert all(0.1 <= gap < 1.0 for gap in gaps), gaps
+    assert all(0.1 <= gap < 5.0 for gap in gaps), gaps
     assert rows["j"].attempts == 4
 
 
@@ -358,8 +359,7 @@ async def test_a_rate_is_kept_by_the_timer_alone(any_house: House) -> None:
     async with any_house.working(succeed):
         await any_house.until_done()
     took = time.monotonic() - began
-    assert took >= 8 / 20 - 0.02
-    assert took < 3.0
+    assert 8 / 20 - 0.02 <= took < 20
 
 
 async def test_a_lane_that_is_resumed_goes_on_at_once(any_house: House) -> None:
@@ -370,7 +370,7 @@ async def test_a_lane_that_is_resumed_goes_on_at_once(any_house: House) -> None:
         await asyncio.sleep(0.1)
         assert (await any_house.row()).status == "pending"
         await any_house.database.unit(lambda tx: lanes.configure(tx, "l", paused=False))
-        await any_house.until_done(5)
+        await any_house.until_done()
 
 
 async def test_the_slots_bound_what_runs_at_once(house: House) -> None:
@@ -405,7 +405,7 @@ async def test_lanes_take_turns_when_slots_are_short(house: House) -> None:
         await house.lane(name)
         await house.put(*(f"{name}-{m:02}" for m in range(12)), lane=name)
     async with house.working(job_kind(handle, slots=2)):
-        await house.until_done(30)
+        await house.until_done()
     for name in names:  # nobody waits much longer than everybody's turn takes
         assert order.index(name) < 4 * len(names)
 
@@ -638,9 +638,9 @@ async def test_leases_are_renewed_while_handlers_run(house: House) -> None:
 
     await house.lane()
     await house.put("j")
-    async with house.working(job_kind(handle, lease=0.3)):
+    async with house.working(job_kind(handle, lease=1.5)):
         await house.until(lambda rows: rows["j"].lease_until is not None)
-        for _ in range(8):
+        for _ in range(20):
             await asyncio.sleep(0.1)
             until = (await house.row()).lease_until
             assert until is not None
@@ -678,7 +678,7 @@ async def test_a_lost_lease_cancels_the_handler_and_its_late_settlement_is_refus
         await first.wait()
         await any_house.database.unit(lambda tx: ledger.sweep(tx, kind, everything=True))
         # Its slot is free again as soon as the loss is noticed.
-        rows = await any_house.until_done(5)
+        rows = await any_house.until_done()
         assert cancelled == ["first"]
         release.set()
         await asyncio.sleep(0.1)
@@ -691,9 +691,10 @@ async def test_a_lost_lease_cancels_the_handler_and_its_late_settlement_is_refus
 
 async def test_running_handlers_finish_within_the_grace(any_house: House) -> None:
     finished: list[str] = []
+    release = asyncio.Event()
 
     async def handle(task: Task[Any]) -> Outcome:
-        await asyncio.sleep(0.3)
+        await release.wait()
         finished.append(task.claim.id)
         return Done()
 
@@ -703,9 +704,10 @@ async def test_running_handlers_finish_within_the_grace(any_house: House) -> Non
         await any_house.until(
             lambda rows: sum(r.lease_until is not None for r in rows.values()) == 3
         )
-        began = time.monotonic()
-        summary = await working.stop()
-    assert time.monotonic() - began < 3
+        stopping = asyncio.create_task(working.stop())
+        await asyncio.sleep(0.1)
+        release.set()
+        summary = await stopping
     rows = await any_house.rows()
     assert sorted(id_ for id_, row in rows.items() if row.status == "succeeded") == sorted(finished)
     assert len(finished) == 3 == summary.processed
@@ -731,7 +733,7 @@ async def test_what_does_not_finish_is_given_back_uncounted(any_house: House) ->
         await any_house.until(lambda rows: rows["quick"].status == "succeeded")
         began = time.monotonic()
         await working.stop()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     rows = await any_house.rows()
     for id_, error in [("slow", None), ("polite", "asked to stop")]:
         row = rows[id_]
@@ -762,7 +764,7 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end(
         await house.until(lambda rows: rows["j"].lease_until is not None)
         began = time.monotonic()
         await working.stop()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
         row = await house.row()
         assert (row.status, row.lease_until, row.attempts) == ("pending", None, 0)
         release.set()
@@ -840,7 +842,7 @@ async def test_a_database_that_is_down_does_not_hold_up_the_end_for_ever(
         house.database.down = True
         began = time.monotonic()
         await working.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         house.database.down = False
     assert all(row.lease_until is not None for row in (await house.rows()).values())  # they lapse
 
@@ -863,7 +865,7 @@ async def test_the_loops_survive_a_database_that_is_away_for_a_while(house: Hous
         house.database.down = True
         await asyncio.sleep(0.5)
         house.database.down = False
-        await house.until_done(15)
+        await house.until_done()
         assert not working.run.done()
     assert max(ran.values()) == 1
 
@@ -883,7 +885,7 @@ async def test_no_wake_is_lost_between_publishing_and_claiming(any_house: House)
         async with asyncio.TaskGroup() as group:
             for who in range(4):
                 group.create_task(produce(who))
-        await any_house.until_done(20)
+        await any_house.until_done()
 
 
 async def test_two_workers_lose_no_wake_between_them(houses: list[House]) -> None:
@@ -901,7 +903,7 @@ async def test_two_workers_lose_no_wake_between_them(houses: list[House]) -> Non
         async with asyncio.TaskGroup() as group:
             for who in range(4):
                 group.create_task(produce(houses[who % 2], who))
-        rows = await houses[0].until_done(20)
+        rows = await houses[0].until_done()
     assert all(row.attempts == 1 for row in rows.values())
 
 
@@ -933,7 +935,7 @@ async def test_two_workers_share_a_lanes_cap_and_rate(houses: list[House]) -> No
     async with AsyncExitStack() as stack:
         for who, house in enumerate(houses):
             await stack.enter_async_context(house.working(job_kind(handler(who), slots=8)))
-        await houses[0].until_done(20)
+        await houses[0].until_done()
     assert most["capped"] <= 3
     assert len(by) == 2  # both had some
     # 3 at once, then 30 a second: the last of 30 cannot start before 0.9 s have passed.
@@ -954,7 +956,7 @@ async def test_what_one_worker_gives_back_the_other_takes_at_once(houses: list[H
         async with houses[1].working(succeed):
             await asyncio.sleep(0.1)
             await first.stop()
-            await houses[1].until_done(5)
+            await houses[1].until_done()
 
 
 # --------------------------------------------------------------------------- idleness
@@ -968,16 +970,22 @@ def cpu_share() -> Iterator[list[float]]:
     share.append((time.process_time() - cpu) / (time.monotonic() - wall))
 
 
+async def becomes_quiet(house: House, calls: int) -> None:
+    """There comes half a second with hardly any use of the processor or the database."""
+    for _ in range(20):
+        house.database.calls = 0
+        with cpu_share() as share:
+            await asyncio.sleep(0.5)
+        if house.database.calls <= calls and share[0] < 0.3:
+            return
+    raise AssertionError((house.database.calls, share))
+
+
 async def test_an_idle_worker_asks_the_database_nothing(any_house: House) -> None:
     await any_house.lane()
     await any_house.put("later", delay=3000)
     async with any_house.working(succeed):
-        await asyncio.sleep(0.2)
-        any_house.database.calls = 0
-        with cpu_share() as share:
-            await asyncio.sleep(0.5)
-        assert any_house.database.calls <= 2
-    assert share[0] < 0.3
+        await becomes_quiet(any_house, 2)
 
 
 @pytest.mark.parametrize("full", ["slots", "cap", "rate"])
@@ -989,12 +997,8 @@ async def test_a_saturated_worker_does_not_spin(any_house: House, full: str) -> 
         await any_house.lane(lane, **options)
         await any_house.put(*(f"{lane}{n}" for n in range(20)), lane=lane)
     async with any_house.working(job_kind(hang, slots=2 if full == "slots" else 50), grace=0.0):
-        await asyncio.sleep(0.2)
-        any_house.database.calls = 0
-        with cpu_share() as share:
-            await asyncio.sleep(0.5)
-        assert any_house.database.calls <= 10
-    assert share[0] < 0.3
+        await any_house.until(lambda rows: any(row.lease_until for row in rows.values()))
+        await becomes_quiet(any_house, 10)
 
 
 async def test_a_row_that_somebody_else_has_locked_is_not_hammered_at(
@@ -1013,20 +1017,24 @@ async def test_a_row_that_somebody_else_has_locked_is_not_hammered_at(
 
     lock = sql(sqlite="", postgres="SELECT id FROM jobs FOR UPDATE")
 
+    locked, release = threading.Event(), threading.Event()
+
     def hold(tx: Tx) -> None:
         tx.rows(lock)
-        time.sleep(0.6)
+        locked.set()
+        release.wait(60)
 
     holding = asyncio.create_task(houses[1].database.unit(hold))
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(locked.wait, 60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "claim", count)
         async with house.working(succeed):
             await asyncio.sleep(0.4)
             assert (await house.row()).status == "pending"
             assert claims <= 25
+            release.set()
             await holding
-            await house.until_done(5)
+            await house.until_done()
 
 
 # --------------------------------------------------------------------------- isolation
@@ -1093,7 +1101,7 @@ async def test_a_process_that_ends_without_settling_is_a_lapse(house: House, fau
     await house.put("j", delay=0.1)
     await _lapsed(house, "j", 3)
     async with house.working(kind, isolate=isolate) as working:
-        rows = await house.until_done(5)
+        rows = await house.until_done()
         await working.until_free()
         summary = await working.stop()
     assert runs == 3
@@ -1179,7 +1187,7 @@ async def test_a_late_settlement_frees_no_slot_that_was_free_before(house: House
     async with house.working(kind, grace=0.0) as working:
         await first.wait()
         await house.database.unit(lambda tx: ledger.sweep(tx, kind, everything=True))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(here) < 2:
                 await asyncio.sleep(0.01)
         release.set()

@@ -44,7 +44,7 @@ class Api:
         self.token = token
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=30),
+            timeout=aiohttp.ClientTimeout(total=60),
         )
 
     async def __aenter__(self) -> Self:
@@ -111,7 +111,7 @@ class Api:
         found: dict[str, Any] = await self.ok("GET", f"/v1/events/{event_id}")
         return found
 
-    async def final(self, event_id: str, seconds: float = 20.0) -> dict[str, Any]:
+    async def final(self, event_id: str, seconds: float = 60.0) -> dict[str, Any]:
         """The event once it is not pending any more."""
         deadline = time.monotonic() + seconds
         while True:
@@ -121,7 +121,7 @@ class Api:
             assert time.monotonic() < deadline, found
             await asyncio.sleep(0.03)
 
-    async def settled(self, event_id: str, attempts: int, seconds: float = 20.0) -> dict[str, Any]:
+    async def settled(self, event_id: str, attempts: int, seconds: float = 60.0) -> dict[str, Any]:
         """The event once so many attempts at it are logged."""
         deadline = time.monotonic() + seconds
         while True:

@@ -156,7 +156,7 @@ async def engine(where: Path | str, answers: Answers, **options: Any) -> AsyncIt
 
 
 async def until(
-    condition: Callable[[], Awaitable[bool] | bool], seconds: float = 30.0, every: float = 0.02
+    condition: Callable[[], Awaitable[bool] | bool], seconds: float = 60.0, every: float = 0.02
 ) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(seconds):

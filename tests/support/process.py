@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START = 30.0  # seconds a process may take until it is ready, on a busy machine
+START = 90.0  # seconds a process may take until it is ready, on a busy machine
 _ANNOUNCED = re.compile(r"runs at (http://\S+)")
 
 
@@ -92,15 +92,15 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 90.0) -> int:
         """The exit code."""
         return self.popen.wait(seconds)
 
-    async def ended(self, seconds: float = 30.0) -> int:
+    async def ended(self, seconds: float = 90.0) -> int:
         """The exit code, without holding up the event loop."""
         return await asyncio.to_thread(self.popen.wait, seconds)
 
-    def terminate(self, seconds: float = 30.0) -> int:
+    def terminate(self, seconds: float = 90.0) -> int:
         """SIGTERM, then the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(seconds)
@@ -173,7 +173,7 @@ async def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     program: Sequence[str] = ("-m", "penstock"),
-    seconds: float = 60.0,
+    seconds: float = 180.0,
 ) -> Ran:
     """Run a command to its end, without holding up the event loop."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -57,6 +57,7 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.begun = 0  # requests that arrived, answered or not
+        self.in_flight: Counter[str] = Counter()  # by path: those not answered yet
         self._scripts: dict[str, Script] = {}
         self._changed = asyncio.Event()
 
@@ -96,7 +97,7 @@ class Receiver:
             found[each.id].append(each)
         return found
 
-    async def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait until `condition`, which is asked again after each request."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -109,7 +110,7 @@ class Receiver:
             except TimeoutError:
                 continue
 
-    async def arrived(self, path: str, count: int = 1, seconds: float = 20.0) -> list[Received]:
+    async def arrived(self, path: str, count: int = 1, seconds: float = 60.0) -> list[Received]:
         """The requests to `path` once there are `count`."""
         await self.until(lambda: len(self.at(path)) >= count, seconds)
         return self.at(path)
@@ -124,9 +125,13 @@ class Receiver:
         self.received.append(received)
         self._changed.set()
         script = self._scripts.get(request.path)
-        reply = Reply() if script is None else script(received)
-        if reply.gate is not None:
-            await reply.gate.wait()
-        if reply.delay:
-            await asyncio.sleep(reply.delay)
-        return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+        self.in_flight[request.path] += 1
+        try:
+            reply = Reply() if script is None else script(received)
+            if reply.gate is not None:
+                await reply.gate.wait()
+            if reply.delay:
+                await asyncio.sleep(reply.delay)
+            return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+        finally:
+            self.in_flight[request.path] -= 1

@@ -30,9 +30,11 @@ from penstock.tracking.census import Census
 from penstock.tracking.clients import Clients
 from penstock.tracking.credentials import CHECK, Credentials, lane_of
 from penstock.tracking.grouper import Grouper
-from penstock.tracking.poll import Parcel, check_kind, circuits
+from penstock.tracking.parcels import Parcel
+from penstock.tracking.poll import check_kind
 from penstock.tracking.shipments import NewShipment
 from penstock.tracking.status import Scan, Status
+from penstock.tracking.tell import circuits
 from penstock.work import lanes, ledger
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.settlement import decide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from email import message_from_bytes, policy
 from email.errors import HeaderParseError
@@ -16,7 +17,7 @@ from penstock.events.destinations import TargetRefused, sms
 from penstock.events.destinations import email as mail
 from penstock.events.destinations.aws import THROTTLED, of_error
 from penstock.events.destinations.registry import Outlets, build
-from penstock.events.destinations.sqs import Queue, queue
+from penstock.events.destinations.sqs import Queue, deduplication, group, queue
 from penstock.events.receivers import Push
 from penstock.mail import Sender
 
@@ -187,6 +188,38 @@ URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"
 )
 def test_queues(target: str, expected: Queue) -> None:
     assert queue(target, None) == expected
+
+
+def keyed(key: str | None) -> str:
+    return group(replace(PUSH, ordering_key=key))
+
+
+def test_the_groups_of_a_fifo_queue() -> None:
+    assert keyed(None) == "evt_1"
+    assert keyed("customer-7/!~") == "customer-7/!~"
+    assert keyed("k" * 128) == "k" * 128
+    # Written out, so that it stays: a group that changed its name would lose its order.
+    hashed = "sha256:a8564eeb8ba3b25fa1da9c7ca13a2c90dcdfc8a29e3ba93da33cca669e0bd937"
+    assert keyed("customer 7") == hashed
+    assert keyed(hashed) != hashed  # the key of somebody who has read this
+    assert keyed("k" * 129).startswith("sha256:")
+
+
+@given(*[st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1)] * 2)
+def test_a_group_is_one_key_and_fits_the_rules_of_sqs(one: str, other: str) -> None:
+    for key in (one, one * 60, keyed(one), keyed(one + " ")):
+        name = keyed(key)
+        assert re.fullmatch(r"[A-Za-z0-9!-/:-@\[-`{-~]{1,128}", name)
+        assert (keyed(other) == name) == (other == key)
+        assert keyed(name) == name if name == key else keyed(name) != name
+
+
+def test_only_another_sending_has_another_deduplication_id() -> None:
+    first = deduplication(PUSH)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,128}", first)
+    assert deduplication(replace(PUSH, step=3, failing_since=1, held_for=None)) == first
+    assert deduplication(replace(PUSH, delivery_id="dlv_2")) != first
+    assert deduplication(replace(PUSH, expires_at=PUSH.expires_at + 1)) != first
 
 
 def test_a_stand_in_for_aws_may_be_named_only_where_it_is_set() -> None:

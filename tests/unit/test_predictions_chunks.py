@@ -33,7 +33,7 @@ def pieces(data: bytes, size: int, how: Layout | None = None) -> list[tuple[Chun
 
 
 @given(TANGLED)
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_records_end_where_the_csv_module_says(text: str) -> None:
     data = text.encode()
     ends = records.record_ends(data, ",", final=True).tolist()
@@ -50,7 +50,7 @@ def test_records_end_where_the_csv_module_says(text: str) -> None:
 
 
 @given(TANGLED)
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_counting_agrees_with_reading(text: str) -> None:
     data = text.encode()
     ends = records.record_ends(data, ",", final=True)
@@ -61,7 +61,7 @@ def test_counting_agrees_with_reading(text: str) -> None:
 
 
 @given(TANGLED, SIZES, st.sampled_from(["utf-8", "utf-16-le", "utf-16-be", "latin-1"]))
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_the_size_of_chunks_changes_nothing(text: str, size: int, encoding: Encoding) -> None:
     data = text.encode(encoding)
     how = layout(encoding)
@@ -95,7 +95,7 @@ def _tried(
 
 
 @given(TANGLED, st.booleans())
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_rows_are_those_of_the_csv_module(text: str, typed: bool) -> None:
     data = text.encode()
     for chunk, part in _tried(data, len(data) + 1, layout())[0]:

@@ -91,3 +91,20 @@ def test_a_value_that_cannot_work_stops_the_start(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
         load_settings()
+
+
+def test_every_setting_of_a_carrier_has_an_effect() -> None:
+    whole = {
+        f"{name}_{field.name}": f"{field.name} of {name}"
+        for name, spec in CARRIERS.items()
+        for field in spec.fields
+    }
+    values = {"url": "https://carrier.example", "calls_per_second": 0.5, "calls_per_day": 1234}
+    with_credentials = load_settings(**whole).carriers()
+    for name in load_settings().carriers():
+        assert set(with_credentials[name].values.values()) == {
+            text for setting, text in whole.items() if setting.startswith(f"{name}_")
+        }
+        for setting, value in values.items():
+            access = load_settings(**{f"{name}_{setting}": value}).carriers()[name]
+            assert value in (access.url, access.per_second, access.per_day)

@@ -61,6 +61,9 @@ _GENERAL: Final[Mapping[str, Kind]] = {
     ),
     "too_slow": Kind(408, "Request Timeout", "Send the request faster, or in smaller parts."),
     "conflict": Kind(409, "Conflict", "Read the current state and decide again."),
+    "not_signed": Kind(
+        409, "Not signed", "There is nothing to rotate: what goes to this endpoint is not signed."
+    ),
     "body_too_large": Kind(413, "Body too large", "Send less in one request."),
     "unsupported_media_type": Kind(
         415, "Unsupported media type", "Send JSON with 'Content-Type: application/json'."

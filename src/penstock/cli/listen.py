@@ -115,7 +115,7 @@ async def _listen(
         try:
             from penstock.events import sign
 
-            key.set_result(sign.decode_secret(endpoint.secret))
+            key.set_result(sign.decode_secret(endpoint.secret or ""))  # webhooks have one
             if not _loopback(server.url):
                 printer.note(
                     f"{server.url} took 127.0.0.1 as an address of its own: if it runs on another"

@@ -46,9 +46,12 @@ class Endpoint(Value):
 
 @dataclass(frozen=True, slots=True)
 class CreatedEndpoint(Endpoint):
-    """An endpoint with its signing secret, which is shown this once."""
+    """An endpoint with its signing secret, which is shown this once.
 
-    secret: str = field(kw_only=True)
+    None where deliveries of its kind are not signed: e-mails and text messages.
+    """
+
+    secret: str | None = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ def room(gate: Gate, ours: int) -> int:
     free = min(max(1, gate.cap // 4) - ours, gate.allowance)
     if gate.rate is not None:
         # A full bucket is one that new work does not need just now.
-        full = max(1.0, gate.rate / 10) - 1e-6  # endpoints.burst
+        full = max(1.0, gate.rate / 10) - 1e-6  # all of `endpoints.burst` but a part of one
         whole = gate.due_in is None and gate.tokens >= full
         free = min(free, max(1, int(gate.tokens / 4))) if whole else 0
     return max(0, free)

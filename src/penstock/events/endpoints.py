@@ -123,7 +123,10 @@ def create(
     headers: str | None,
     secret: str,
 ) -> str:
-    """Store an endpoint and make its lane; answers its id. `headers`, `secret`: sealed."""
+    """Store an endpoint and make its lane; answers its id. `headers`, `secret`: sealed.
+
+    The `secret` of a kind that signs nothing is ''.
+    """
     id_ = new_id("end")
     lane = f"{DELIVERY}:{id_}"
     tx.run(
@@ -159,14 +162,20 @@ def create(
 
 
 def burst(rate: float | None) -> float:
-    """A tenth of a second's worth: no second then sees more than 1.1 times the rate."""
-    return 1.0 if rate is None else max(1.0, rate / 10)
+    """One, and a tenth of a second's worth.
+
+    The tenth makes up for a worker that looks a little late: what a full bucket would have been
+    given meanwhile is lost. No second sees more than 1.1 times the rate, and one.
+    """
+    return 1.0 if rate is None else 1.0 + rate / 10
 
 
 def change(tx: Tx, account: str, endpoint_id: str, changes: Mapping[str, Any]) -> None:
     """Write the given fields; `headers` comes sealed. NotFound if it is not the account's."""
     schedule = changes.get("schedule")
     event_types = changes.get("event_types")
+    if "on_dead" in changes:
+        ordering.hold(tx, endpoint_id)
     row = tx.one(
         _CHANGE,
         id=endpoint_id,

@@ -48,11 +48,13 @@ _LOCK_SETTLED = sql(
 _OF_EVENTS = _OF_DELIVERIES.format(which="event_id {in:ids} AND account = :account")
 _LOCK_EVENTS = sql(sqlite=_OF_EVENTS, postgres=_OF_EVENTS + _IN_ORDER)
 
-# Held until the commit, so that a change of `on_dead` is either seen or sees the halt.
+# Held until the commit, so that a change of `on_dead` is either seen or sees the halt. The weakest
+# lock there is: settlements that write an endpoint's other columns must not wait for each other.
 _ON_DEAD = """
 SELECT on_dead FROM endpoints WHERE id = :endpoint
 """
-_ASK = sql(sqlite=_ON_DEAD, postgres=_ON_DEAD + "FOR SHARE")
+_ASK = sql(sqlite=_ON_DEAD, postgres=_ON_DEAD + "FOR KEY SHARE")
+_HOLD = sql(sqlite="SELECT 1", postgres="SELECT id FROM endpoints WHERE id = :endpoint FOR UPDATE")
 _HALT = sql("""
 UPDATE order_heads SET halted = TRUE WHERE endpoint_id = :endpoint AND key = :key
 """)
@@ -123,6 +125,11 @@ def leave(tx: Tx, endpoint_id: str, key: str, delivery_id: str, *, dead: bool) -
         tx.run(_HALT, endpoint=endpoint_id, key=key)
         return
     _call_next(tx, endpoint_id, key)
+
+
+def hold(tx: Tx, endpoint_id: str) -> None:
+    """Before a change of the endpoint's `on_dead`: no head dies by the old one from here on."""
+    tx.rows(_HOLD, endpoint=endpoint_id)
 
 
 def revive(tx: Tx, endpoint_id: str, key: str) -> None:

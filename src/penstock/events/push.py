@@ -43,7 +43,7 @@ from penstock.telemetry import (
 )
 from penstock.work.backoff import jittered, schedule
 from penstock.work.kinds import Claim, Kind, Task
-from penstock.work.outcomes import Apply, Dead, Done, Outcome, Postpone, Retry
+from penstock.work.outcomes import Apply, Dead, Done, Later, Outcome, Postpone, Retry
 
 QUICK: Final = 60.0  # seconds: gaps below are quick retries, of no use after a permanent answer
 # The reason of a delivery that waits because its event is leased: it costs no attempt.
@@ -195,9 +195,12 @@ def delivery_kind(
             return outcome
         return replace(outcome, apply=partial(watch, outcome.apply, push, receiver, means))
 
-    def watch(apply: Apply | None, push: Push, receiver: Receiver, means: str, tx: Tx) -> None:
+    def watch(apply: Apply | None, push: Push, receiver: Receiver, means: str, tx: Tx) -> Later:
         if apply is not None:
             apply(tx)
+        return Later(receiver.id, partial(judge, push, receiver, means))
+
+    def judge(push: Push, receiver: Receiver, means: str, tx: Tx) -> None:
         if means == "delivered":
             autodisable.succeeded(tx, receiver.id)
         elif means == "gone":

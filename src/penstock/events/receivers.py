@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from penstock.errors import SecretBoxError
 from penstock.events import sign
 from penstock.secretbox import SecretBox
 from penstock.storage import Tx, sql
@@ -20,7 +21,7 @@ _KEPT: Final = 10_000  # parsed endpoints
 
 _LOAD = sql("""
 SELECT d.id, d.expires_at, d.step, e.id, e.event_type, e.payload, e.metadata, e.created_at,
-       e.traceparent, CASE WHEN d.ordering_key IS NULL THEN 0 ELSE 1 END,
+       e.traceparent, d.ordering_key,
        CASE WHEN e.inbox_until_at > {now} THEN e.inbox_until_at - {now} END,
        d.replay_id, p.failing_since_at, p.id, p.version
 FROM deliveries d JOIN events e ON e.id = d.event_id LEFT JOIN endpoints p ON p.id = d.endpoint_id
@@ -47,7 +48,7 @@ class Receiver:
     schedule: tuple[float, ...]
     patient: bool  # a permanent answer is tried again, after the long gaps only
     headers: str | None
-    secret: str
+    secret: str  # '' = none: its kind does not sign
     previous_secret: str | None
     previous_until: int | None  # µs
     kind: str = "webhook"
@@ -58,12 +59,17 @@ class Opened:
     """What was sealed: the endpoint's own headers and its signing keys."""
 
     headers: Mapping[str, str]
-    key: bytes
+    key: bytes | None  # None = its kind does not sign
     previous_key: bytes | None
 
 
 def signing_keys(receiver: Receiver, opened: Opened, now: int) -> list[bytes]:
-    """The keys that sign at the instant `now` (µs): two while a secret is being rotated."""
+    """The keys that sign at the instant `now` (µs): two while a secret is being rotated.
+
+    Without any, SecretBoxError: what a receiver expects to be signed must not go out unsigned.
+    """
+    if opened.key is None:
+        raise SecretBoxError("the endpoint has no signing secret")
     if opened.previous_key is not None and now < (receiver.previous_until or 0):
         return [opened.key, opened.previous_key]
     return [opened.key]
@@ -85,6 +91,7 @@ class Push:
     receiver: Receiver | None
     held_for: int | None = None  # µs for which a reader of the inbox had it, at the claim
     failing_since: int | None = None  # µs; of the receiver, at the claim
+    ordering_key: str | None = None
 
 
 class Receivers:
@@ -107,8 +114,8 @@ class Receivers:
         missing: set[str] = set()
         if len(self.replays) + len(rows) > _KEPT:
             self.replays.clear()
-        for delivery_id, *_, in_order, _, replay_id, _, endpoint_id, version in rows:
-            if in_order:
+        for delivery_id, *_, key, _, replay_id, _, endpoint_id, version in rows:
+            if key is not None:
                 self.ordered = True
             if replay_id is not None:
                 self.replays[delivery_id] = replay_id
@@ -130,6 +137,7 @@ class Receivers:
                 metadata=row[6],
                 created_at=row[7],
                 traceparent=row[8],
+                ordering_key=row[9],
                 held_for=row[10],
                 failing_since=row[12],
                 receiver=current.get(row[13]),
@@ -165,7 +173,7 @@ class Receivers:
         unseal = self._box.open
         opened = Opened(
             {} if receiver.headers is None else json.loads(unseal(receiver.headers)),
-            sign.decode_secret(unseal(receiver.secret)),
+            sign.decode_secret(unseal(receiver.secret)) if receiver.secret else None,
             None
             if receiver.previous_secret is None
             else sign.decode_secret(unseal(receiver.previous_secret)),

@@ -48,7 +48,10 @@ def add(api: APIRouter, deps: Deps) -> None:
     @api.post("/v1/endpoints", status_code=201, summary="Add an endpoint", tags=["Endpoints"])
     @requires("endpoints:write")
     async def create_endpoint(new: EndpointIn, caller: Caller) -> EndpointCreated:
-        """The answer is the only place where the signing secret is ever shown."""
+        """The answer is the only place where the signing secret is ever shown.
+
+        `secret` is null where the kind signs nothing: e-mails and text messages.
+        """
         fields = new.model_dump()
         fields["filter_text"] = _checked_filter(fields.pop("filter"))
         if new.timeout is None:
@@ -56,7 +59,7 @@ def add(api: APIRouter, deps: Deps) -> None:
         to = _destination(deps, new.kind)
         fields["target"] = await _checked_target(to, new.target)
         fields["headers"] = endpoints.seal_headers(box, _checked_headers(to, new.headers))
-        secret, fields["secret"] = endpoints.new_secret(box)
+        secret, fields["secret"] = endpoints.new_secret(box) if to.signs else (None, "")
 
         def create(tx: Tx) -> dict[str, Any]:
             id_ = endpoints.create(tx, caller.account, **fields)
@@ -128,7 +131,14 @@ def add(api: APIRouter, deps: Deps) -> None:
     async def rotate_secret(
         endpoint_id: str, caller: Caller, options: RotateIn | None = None
     ) -> SecretRotated:
-        """Both secrets sign for `overlap_seconds`; the answer alone shows the new one."""
+        """Both secrets sign for `overlap_seconds`; the answer alone shows the new one.
+
+        An endpoint whose kind signs nothing has no secret: `not_signed`.
+        """
+        kind = (await view(caller.account, endpoint_id))["kind"]
+        if not _destination(deps, kind).signs:
+            message = f"Endpoints of kind {kind} have no secret"
+            raise problem_of(Refused("not_signed", message))
         overlap = (options or RotateIn()).overlap_seconds
         secret, sealed = endpoints.new_secret(box)
         until = await database.unit(

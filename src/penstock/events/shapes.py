@@ -203,7 +203,9 @@ class EndpointView(BaseModel):
 class EndpointCreated(EndpointView):
     """An endpoint with its signing secret, which is shown this once."""
 
-    secret: str
+    secret: Annotated[
+        str | None, Field(description="null = deliveries of this kind are not signed.")
+    ]
 
 
 class SecretRotated(BaseModel):

@@ -66,6 +66,10 @@ def read_numbers(
             values = pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
             values, bad = _read_slowly(form, cells)
+        else:
+            # pyarrow takes "nan(1)" and "-nan" too; they are judged as in any other company.
+            if np.isnan(values).any():
+                values, bad = _read_slowly(form, cells)
     else:
         values, bad = _read_slowly(form, cells)
     infinite = 0

@@ -8,9 +8,11 @@ again, and one that was lost can be.
 from __future__ import annotations
 
 import datetime
+import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
@@ -20,6 +22,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.errors import PenstockError
 from penstock.predictions import chunks as chunking
 from penstock.predictions import duplicates, records
 from penstock.predictions.check import Mapped, RowError, check, one, types
@@ -251,6 +254,11 @@ def outcomes(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise PenstockError(
+                "A scoring process was ended from outside, perhaps for lack of memory. "
+                "Use fewer processes."
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -259,6 +267,8 @@ _here: dict[str, Any] = {}
 
 
 def _begin(job: Job, path: Path) -> None:
+    # Ctrl-C is for the process that reads the results: it ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _here["job"] = job
     _here["file"] = path.open("rb")
 

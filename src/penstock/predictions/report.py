@@ -103,15 +103,20 @@ def _list(texts: Iterable[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; texts are escaped, numbers stand at the right."""
+    """A table; texts are escaped, whole numbers stand at the right."""
+    lines = [list(row) for row in rows]
+    whole = [isinstance(value, int) for value in lines[0]] if lines else [False] * len(head)
 
     def cell(value: object) -> str:
         if isinstance(value, int):
             return f'<td class="n">{value:,}</td>'
         return f"<td>{escape(str(value))}</td>"
 
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(cell(value) for value in row)}</tr>" for row in rows)
+    names = "".join(
+        '<th scope="col"' + (' class="n">' if number else ">") + escape(name) + "</th>"
+        for name, number in zip(head, whole, strict=True)
+    )
+    body = "".join(f"<tr>{''.join(cell(value) for value in row)}</tr>" for row in lines)
     return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -175,6 +180,7 @@ def _reasons(job: Job, counts: Counts) -> str:
         scorer.feature, np.where(scorer.logits <= 0, counts.reasons, 0), minlength=features
     )
     order = np.argsort(-(raising + lowering), kind="stable")[:_SHOWN]
+    order = order[(raising + lowering)[order] > 0]
     most = max(float(raising.max()), float(lowering.max()), 1.0)
     half, middle, tall = 170.0, 400.0, 20.0
     lines = []

@@ -77,8 +77,7 @@ def read_rows(text: bytes, layout: Layout, count: int, types: Mapping[int, Any])
         filled = _filled(text, layout)
         blank = count - len(filled)
         for nth, fields in skipped:
-            message = f"{fields} fields instead of {width}"
-            rejected.append(Rejected(int(filled[nth - 1]), "field_count", message))
+            rejected.append(_miscounted(int(filled[nth - 1]), fields, width))
         record = np.delete(filled, [nth - 1 for nth, _ in skipped])
     rows = Rows(columns, record, tuple(rejected), blank)
     if len(record) != plain.num_rows:
@@ -155,8 +154,12 @@ def _surplus(rows: Rows, width: int) -> tuple[NDArray[np.bool_], Callable[[int],
     cells = rows.columns[width - 1].combine_chunks()
     filled = np.array([bool(text.strip()) for text in cells.dictionary.to_pylist()], dtype=bool)
     bad = filled[cells.indices.to_numpy()]
-    message = f"{width} fields instead of {width - 1}"
-    return bad, lambda record: Rejected(record, "field_count", message)
+    return bad, lambda record: _miscounted(record, width, width - 1)
+
+
+def _miscounted(record: int, fields: int, expected: int) -> Rejected:
+    message = f"{fields} field{'s' * (fields != 1)} instead of {expected}"
+    return Rejected(record, "field_count", message)
 
 
 def _with_nul(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 import weakref
 from pathlib import Path
 from typing import Final
@@ -23,8 +24,21 @@ class FileLock:
         self.path = path
         self._fd: int | None = None
 
-    def acquire(self) -> None:
-        """Take it, or raise `DataDirInUse` naming the holder's process id."""
+    def acquire(self, patience: float = 0.0) -> None:
+        """Take it, or raise `DataDirInUse` naming the holder's process id.
+
+        `patience`: seconds that a holder may have to end. Blocks.
+        """
+        give_up = time.monotonic() + patience
+        while True:
+            try:
+                return self._acquire()
+            except errors.DataDirInUse:
+                if time.monotonic() >= give_up:
+                    raise
+            time.sleep(0.05)
+
+    def _acquire(self) -> None:
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:

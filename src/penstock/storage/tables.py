@@ -217,7 +217,7 @@ endpoints = Table(
     Column("timeout", Double, nullable=False),
     Column("schedule", Text),  # JSON list of seconds; NULL = the default schedule
     Column("on_permanent", Text, nullable=False),  # 'long' | 'dead'
-    Column("secret", Text, nullable=False),  # sealed
+    Column("secret", Text, nullable=False),  # sealed; '' where the kind signs nothing
     Column("previous_secret", Text),  # sealed; signs too until previous_until
     Column("previous_until", BigInteger),
     Column("enabled", Boolean, nullable=False),

@@ -21,11 +21,12 @@ from penstock.storage import Tx, sql
 from penstock.tracking.budgets import DAY, pace
 from penstock.tracking.carriers.base import Budget, Credential, Spec
 from penstock.tracking.refusal import Refused
-from penstock.work import lanes
+from penstock.work import circuit, lanes
 
 CHECK: Final = "shipment_check"  # the kind of work that asks carriers
 SETTINGS: Final = "settings"  # the id of a deployment's own credential
 TRIP_AFTER: Final = 3  # failed calls in a row that open the circuit
+REFUSED: Final = "credential_refused"  # the error of a check whose credential is not accepted
 CALLS_IN_FLIGHT: Final = 4  # of one credential at once
 LONGEST_VALUE: Final = 4096  # characters of one value
 
@@ -45,6 +46,12 @@ _MOVE = sql("""
 WITH k AS (SELECT id FROM shipments WHERE account = :account AND carrier = :carrier
            AND status = 'pending' AND lane <> :lane ORDER BY id {lock})
 UPDATE shipments SET lane = :lane WHERE id IN (SELECT id FROM k)
+""")
+_AGAIN = sql("""
+WITH k AS (SELECT id FROM shipments WHERE account = :account AND carrier = :carrier
+           AND status = 'pending' AND due_at IS NOT NULL AND error_kind = :kind
+           ORDER BY id {lock})
+UPDATE shipments SET due_at = {now} WHERE id IN (SELECT id FROM k)
 """)
 _PROPERTIES: Final = ("max_in_flight", "rate", "burst", "trip_after", "per_call")
 _LANES = sql(f"""
@@ -177,6 +184,9 @@ class Credentials:
         tx.run(_PUT, account=account, carrier=carrier, sealed=sealed)
         lane = self._ensure(tx, carrier, account)
         lanes.configure(tx, lane, paused=False)
+        # What the one before was refused, or asked to wait for, says nothing of this one.
+        circuit.try_now(tx, lane)
+        tx.run(_AGAIN, account=account, carrier=carrier, kind=REFUSED)
         self._move(tx, account, carrier, lane)
 
     def remove(self, tx: Tx, account: str, carrier: str) -> bool:

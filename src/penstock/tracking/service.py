@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from fastapi import APIRouter
 
@@ -18,19 +17,18 @@ from penstock.tracking.carriers.base import Budget
 from penstock.tracking.carriers.http import carrier_session
 from penstock.tracking.carriers.registry import CARRIERS
 from penstock.tracking.census import Census
+from penstock.tracking.changes import StatusUpdated
 from penstock.tracking.clients import Clients
 from penstock.tracking.credentials import Credentials
 from penstock.tracking.deps import Deps
 from penstock.tracking.dispatch import dispatcher
 from penstock.tracking.grouper import Grouper
-from penstock.tracking.poll import StatusUpdated, check_kind, circuits
+from penstock.tracking.poll import check_kind
 from penstock.tracking.routes import routes
+from penstock.tracking.tell import circuits
 from penstock.work.emit import Emit
 from penstock.work.kinds import AnyKind
 from penstock.work.schedule import Periodic
-
-# Hears of the circuits of the deployment's own credentials: the account of the administrator.
-OPERATOR: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,7 @@ def build(
     base_urls: Mapping[str, str],
     limits: Mapping[str, Limits],
     emit: Emit,
+    operator: str,
     lease: float,
     dispatch_every: float,
     keep: float,
@@ -76,12 +75,13 @@ def build(
     """The service on `database`; call it inside a running event loop, and close it.
 
     `own` are the deployment's credentials, by carrier; `base_urls` and `limits` what differs from
-    the carriers' usual.
+    the carriers' usual. The account `operator` hears of the circuits of the deployment's own
+    credentials.
     """
     credentials = Credentials(box, CARRIERS, own, _budgets(limits))
     clients = Clients(credentials, carrier_session(), clock, base_urls)
     grouper = Grouper(clock)
-    on_circuit = circuits(emit, OPERATOR)
+    on_circuit = circuits(emit, operator)
     deps = Deps(database, clock, credentials, emit, on_circuit)
     return Tracking(
         kinds=(

@@ -21,14 +21,16 @@ shipment and the number of the change, so it is told neither twice nor not at al
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from penstock.clock import to_iso
-from penstock.storage import Tx
+from penstock.storage import Tx, sql
 from penstock.tracking.credentials import SETTINGS
 from penstock.work.circuit import Changed
 from penstock.work.emit import Emit
+
+_ACCOUNT = sql("SELECT account FROM lanes WHERE id = :lane")
 
 CREATED: Final = "shipment.created"
 STATUS_CHANGED: Final = "shipment.status_changed"
@@ -87,3 +89,17 @@ def payload(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _iso(us: int | None) -> str | None:
     return None if us is None else to_iso(us)
+
+
+def circuits(emit: Emit, operator: str) -> Callable[[Tx, Changed], None]:
+    """Tells of carriers' circuits: the account whose credential it is, for the deployment's own
+    credential the account `operator`."""
+
+    def changed(tx: Tx, change: Changed) -> None:
+        if change.reopened or change.state == "half_open":
+            return
+        row = tx.one(_ACCOUNT, lane=change.lane)
+        if row is not None:
+            circuit(tx, emit, row[0] or operator, change)
+
+    return changed

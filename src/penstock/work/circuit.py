@@ -222,6 +222,20 @@ def release(tx: Tx, lane: str, *, actor: str, reason: str) -> bool:
     return True
 
 
+_TRY = sql("""
+UPDATE lanes SET open_at = {now} WHERE id = :lane AND open_at > {now}
+  AND (override IS NULL OR override <> 'open' OR override_until <= {now})
+""")
+
+
+def try_now(tx: Tx, lane: str) -> None:
+    """What kept the lane closed may be over: an open circuit lets its probe through now.
+
+    Not where somebody holds it open. The caller wakes the lane.
+    """
+    tx.run(_TRY, lane=lane)
+
+
 @dataclass(frozen=True, slots=True)
 class Circuit:
     """A lane's circuit as it is now. Instants are µs.

@@ -18,6 +18,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from penstock.clock import SECOND
@@ -26,6 +27,7 @@ from penstock.storage import Statement, Tx, sql
 from penstock.work import circuit, lanes
 from penstock.work.kinds import AnyKind, Claim
 from penstock.work.lanes import Gate
+from penstock.work.outcomes import Later
 from penstock.work.settlement import Settlement
 
 MAX_LAPSES = 6  # leases lost in a row before the row is dead
@@ -235,7 +237,7 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
     """Carry out what handlers decided, for the claims that still hold their row; answers those.
 
     In the same transaction: each one's `apply`, the kind's `on_end` for those that reached
-    `done` or `dead`, pauses, and what the lanes' circuits have to know.
+    `done` or `dead`, what was left for later, pauses, and what the lanes' circuits have to know.
     """
     once = {s.claim: s for s in reversed(settlements)}  # of two for one claim the first counts
     ordered = sorted(once.values(), key=lambda s: s.claim.id)
@@ -243,11 +245,12 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
     statuses = _settle_rows(tx, kind, ordered)
     reports: dict[tuple[str, int], tuple[int, int]] = {}
     pauses: dict[str, float] = {}
+    later: list[Later] = []
     for s in ordered:
         if s.claim not in statuses:
             continue
-        if s.apply is not None:
-            s.apply(tx)
+        if s.apply is not None and isinstance(left := s.apply(tx), Later):
+            later.append(left)
         if s.status is not None and statuses[s.claim] == s.status:
             kind.on_end(tx, s.claim, s.status, s.error or "")
         if s.health is not None:
@@ -256,6 +259,8 @@ def settle(tx: Tx, kind: AnyKind, settlements: Sequence[Settlement]) -> set[Clai
             reports[key] = (ok + (s.health == "ok"), bad + (s.health == "bad"))
         if s.pause is not None:
             pauses[s.claim.lane] = max(s.pause, pauses.get(s.claim.lane, 0.0))
+    for left in sorted(later, key=attrgetter("key")):
+        left.do(tx)
     _tell_lanes(tx, kind, reports, pauses)
     return set(statuses)
 

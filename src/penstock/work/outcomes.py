@@ -2,7 +2,8 @@
 
 The engine carries an outcome out in one transaction that is fenced by the claim's
 generation. `apply(tx)` runs inside that transaction after the fence matched, and never
-otherwise; so a status, its event and the settlement are one commit.
+otherwise; so a status, its event and the settlement are one commit. It may answer what it leaves
+to the end of the transaction (`Later`).
 
 `health` reports to the lane's circuit breaker: ``"ok"`` the peer answered, ``"bad"`` it is
 in trouble (timeout, connection error, 5xx), ``None`` says nothing about the peer. `pause`
@@ -18,8 +19,22 @@ from typing import Literal
 
 from penstock.storage import Tx
 
-Apply = Callable[[Tx], None]
 Health = Literal["ok", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What is left to do once every row of the transaction is settled, in the order of keys.
+
+    For writes to what many rows have in common: transactions that write in one order do not
+    deadlock.
+    """
+
+    key: str
+    do: Callable[[Tx], None]
+
+
+Apply = Callable[[Tx], Later | None]
 
 
 @dataclass(frozen=True, slots=True)

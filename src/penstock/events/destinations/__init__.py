@@ -65,6 +65,10 @@ class Destination(Protocol):
     def takes_headers(self) -> bool:
         """Whether an endpoint of this kind may have headers of its own."""
 
+    @property
+    def signs(self) -> bool:
+        """Whether what it sends is signed; if not, its endpoints have no secret."""
+
     async def check(self, target: str) -> str:
         """The target in its canonical form, which is stored; TargetRefused if it is none."""
 

@@ -45,6 +45,7 @@ class Email:
 
     kind: Final = "email"
     takes_headers: Final = False
+    signs: Final = False
 
     def __init__(self, carry: Carry, subject: str = DEFAULT_SUBJECT) -> None:
         self._carry = carry

@@ -43,6 +43,7 @@ class Sms:
 
     kind: Final = "sms"
     takes_headers: Final = False
+    signs: Final = False
 
     def __init__(self, carry: Carry) -> None:
         self._carry = carry

@@ -1,12 +1,16 @@
 """Amazon SQS: the event as a message in the endpoint's queue.
 
 Body and signature are those of a webhook; what a webhook has in headers is in the message's
-attributes. In a FIFO queue each event is a group of its own, so that one does not wait for
-another, and a delivery that is tried again within five minutes is dropped as a duplicate.
+attributes.
+
+In a FIFO queue the events of one ordering key are a group; one without a key is a group of its
+own, so that it waits for no other. A try that is made again because the answer to the first was
+lost is dropped by the queue as a duplicate, if it comes within five minutes; a replay is not.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +31,8 @@ _URL: Final = re.compile(
     rf"https://sqs(?:-fips)?\.{_REGION}\.amazonaws\.com(?:\.cn)?/{_ACCOUNT}/{_NAME}", re.ASCII
 )
 _LOCAL: Final = re.compile(rf"/{_ACCOUNT}/{_NAME}", re.ASCII)
+_GROUP: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
+_HASHED: Final = "sha256:"  # before the hex digits of a key that is no group's name itself
 # The few characters that JSON may hold as they are and SQS does not take.
 _NOT_XML: Final = re.compile("[\ufffe\uffff]")
 
@@ -45,6 +51,7 @@ class Sqs:
 
     kind: Final = "sqs"
     takes_headers: Final = False
+    signs: Final = True
 
     def __init__(self, aws: Aws, clock: Clock) -> None:
         self._aws = aws
@@ -82,7 +89,7 @@ class Sqs:
         }
         if to.fifo:
             parameters["MessageGroupId"] = group(push)
-            parameters["MessageDeduplicationId"] = push.delivery_id
+            parameters["MessageDeduplicationId"] = deduplication(push)
         return await self._aws.call(
             "sqs", "send_message", receiver.timeout, region=to.region, **parameters
         )
@@ -114,8 +121,27 @@ def queue(target: str, endpoint_url: str | None) -> Queue:
 
 
 def group(push: Push) -> str:
-    """The FIFO queue's group: messages of one group are received one after another."""
-    return push.event_id
+    """The FIFO queue's group: messages of one group are received one after another.
+
+    A group's name has up to 128 letters, digits and punctuation marks; a key that has more, or a
+    space, is named by its hash. So is one that looks like such a hash, that no two share a group.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+    """
+    key = push.ordering_key
+    if key is None:
+        return push.event_id
+    if _GROUP.fullmatch(key) and not key.startswith(_HASHED):
+        return key
+    return _HASHED + hashlib.sha256(key.encode()).hexdigest()
+
+
+def deduplication(push: Push) -> str:
+    """The same for every try of one sending, and another once the delivery is replayed.
+
+    The time after which a delivery is given up begins anew with each replay, and stays as it is
+    over retries, so it tells one sending from the next.
+    """
+    return f"{push.delivery_id}-{push.expires_at}"
 
 
 def _is_fifo(found: re.Match[str]) -> bool:

@@ -42,6 +42,7 @@ class Webhook:
 
     kind: Final = "webhook"
     takes_headers: Final = True
+    signs: Final = True
 
     def __init__(self, guard: Guard, send: Send, clock: Clock) -> None:
         self._guard = guard
