@@ -349,7 +349,9 @@ def _application() -> tuple[list[Route], dict[str, Any]]:
 
 async def _make() -> tuple[list[Route], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = load_settings(data_dir=folder, services="events,tracking,predictions", database_url="")
+        chosen = load_settings(
+            data_dir=folder, services="events,tracking,predictions", database_url=""
+        )
         await asyncio.to_thread(migrate, chosen)
         async with open_runtime(chosen, isolate=False) as runtime:
             app = runtime.http()

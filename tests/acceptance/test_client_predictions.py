@@ -60,9 +60,7 @@ def test_a_question_is_answered_and_a_model_is_trained(server: Up) -> None:
         assert client.uploads.template(model="starter").startswith(b"customer_id,")
         odd = columns(30, seed=62)
         odd["plan"] = ["Été" for _ in odd["plan"]]
-        asked = client.uploads.create(
-            csv_bytes(odd).decode().encode("cp1252"), model="starter"
-        )
+        asked = client.uploads.create(csv_bytes(odd).decode().encode("cp1252"), model="starter")
         assert asked.question is not None
         assert asked.question.option == "encoding"
         told = client.uploads.answer(asked.upload_id, model="starter", encoding="cp1252")
