@@ -15,9 +15,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import random
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from penstock.errors import NotFound, StorageFull, StorageUnavailable
 _SEGMENT: Final = re.compile(r"[a-z0-9_~-][a-z0-9_.~-]{0,99}")
 _PLAIN: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _MOST_SEGMENTS: Final = 8
+_TRIES: Final = 1000  # at making a folder that others delete when it is empty
 _PART: Final = "~part-"  # how the names of objects begin that are not complete yet
 
 
@@ -161,12 +164,12 @@ def _fault(exc: OSError) -> Exception:
 def _created(path: Path) -> int:
     """A new file's descriptor, its folder made if need be."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    for _ in range(10):
+    for _ in range(_TRIES):
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return os.open(path, flags, 0o600)
         except FileNotFoundError:  # whoever deleted the last object in the folder took it along
-            continue
+            time.sleep(random.uniform(0, 0.001))  # noqa: S311 - so that they get out of step
     raise StorageUnavailable(f"an object cannot be written: {path.parent.name} comes and goes")
 
 
