@@ -34,7 +34,15 @@ from penstock.telemetry import (
     MIGRATION_APPLIED,
     log,
 )
-from penstock.wiring import Service, for_children, make_objects, no_jobs, running, services
+from penstock.wiring import (
+    Service,
+    for_children,
+    make_objects,
+    no_jobs,
+    running,
+    services,
+    tell_private_targets,
+)
 from penstock.work import circuit
 from penstock.work.isolate import child_process
 from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
@@ -66,7 +74,7 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
         return _upgrade(url, schema.current(url), head, None)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_dir(settings)
     path = settings.sqlite_path
     lock = lock_of(path)
     # A command that was run at the same time may be making the tables: it ends by itself.
@@ -77,6 +85,17 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
         return _upgrade(path, before, head, backup)
     finally:
         lock.release()
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Make the data folder if it is not there; SettingsError if it cannot be one."""
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError(
+            f"PENSTOCK_DATA_DIR is {str(settings.data_dir)!r}, which cannot be made a folder:"
+            f" {exc.strerror}"
+        ) from exc
 
 
 def _upgrade(
@@ -116,8 +135,8 @@ def _backup(path: Path, revision: str) -> str:
 def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
     """The database that the settings name, not yet open."""
     if settings.database_url is None:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return SqliteDatabase(settings.sqlite_path, clock, owner=owner)
+        make_data_dir(settings)
+        return SqliteDatabase(settings.sqlite_path, clock, owner=owner, patience=PATIENCE)
     try:
         from penstock.storage.postgres import PostgresDatabase
     except ImportError:
@@ -243,6 +262,7 @@ async def open_runtime(
         stack.push_async_callback(waker.close)
         app = app or no_jobs()
         made = await services(settings, clock, database, stack, app)
+        tell_private_targets(settings)
         # What jobs enqueue goes through this process's own database, which wakes its workers.
         app.bind(database)
         stack.callback(app.unbind)
@@ -335,6 +355,8 @@ async def open_services(
         stack.push_async_callback(database.close)
         # The app stays unbound: what the row enqueues is woken as any other process's is.
         made = await services(settings, clock, database, stack, app or no_jobs())
+        for callback in [_log_circuits, *_listeners(made)]:
+            database.subscribe(callback)
         yield database, made, clock
 
 

@@ -23,6 +23,7 @@ from penstock.runtime import (
     Runtime,
     check_migrated,
     load_app,
+    make_data_dir,
     migrate,
     open_runtime,
 )
@@ -76,6 +77,7 @@ async def up(
     """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT."""
     configure_logging(settings.log_level, settings.log_format)
     app = load_app(app_path)
+    make_data_dir(settings)  # for run.json, whatever the database
     await asyncio.to_thread(migrate, settings)
     async with open_runtime(settings, app=app, app_path=app_path) as runtime:
         with listen(settings) as listening:

@@ -238,14 +238,20 @@ def private_targets(settings: Settings) -> tuple[Network, ...]:
     if settings.allow_private_targets is not None:
         return settings.allow_private_targets
     if _is_loopback(settings.host):
-        networks: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+        return (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    return ()
+
+
+def tell_private_targets(settings: Settings) -> None:
+    """Log that loopback may be pushed to, if nobody has asked for that."""
+    if "events" not in settings.services or settings.allow_private_targets is not None:
+        return
+    if networks := private_targets(settings):
         log(
             PRIVATE_TARGETS_ALLOWED,
             networks=[str(network) for network in networks],
             reason="the server listens on loopback and PENSTOCK_ALLOW_PRIVATE_TARGETS is not set",
         )
-        return networks
-    return ()
 
 
 def _is_loopback(host: str) -> bool:
@@ -266,7 +272,8 @@ def no_jobs() -> Penstock:
 
 def for_children(settings: Settings) -> dict[str, str]:
     """What a child must be told: it reads .env and penstock.toml as this process did, but knows
-    nothing of the command line."""
-    if settings.database_url is not None:
-        return {}
-    return {"PENSTOCK_DATA_DIR": str(settings.data_dir.absolute())}
+    nothing of the command line. The host decides where deliveries may go."""
+    return {
+        "PENSTOCK_DATA_DIR": str(settings.data_dir.absolute()),
+        "PENSTOCK_HOST": settings.host,
+    }

@@ -104,6 +104,7 @@ async def app(database: Database) -> AsyncIterator[FastAPI]:
         base_urls={},
         limits={},
         emit=nobody,
+        operator="default",
         lease=60.0,
         dispatch_every=3600.0,
         keep=86_400.0,

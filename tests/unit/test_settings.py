@@ -241,6 +241,17 @@ def test_the_secret_key_is_generated_once_in_the_data_folder() -> None:
     assert stat.S_IMODE(Path("d/secret.key").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff\xfe" * 20])
+def test_a_damaged_key_file_stops_and_is_named(content: bytes) -> None:
+    settings = load_settings()
+    settings.data_dir.mkdir()
+    path = settings.data_dir / "secret.key"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=f"{path} holds no key"):
+        load_secret_keys(settings)
+    assert path.read_bytes() == content
+
+
 def test_configured_keys_are_taken_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_SECRET_KEY", f"{SECRET}, {SECRET} old")
     assert load_secret_keys(load_settings()) == [SECRET, f"{SECRET} old"]
