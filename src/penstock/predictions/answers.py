@@ -79,7 +79,13 @@ class UploadDetail(UploadView):
 
     columns: list[ColumnView]
     notes: list[NoteView]
-    mapping: MappingView | None
+    mapping: Annotated[
+        MappingView | None,
+        Field(
+            description="Null while the file has a question, and if no model is named where the "
+            "account has several."
+        ),
+    ]
 
 
 class ErrorView(BaseModel):
