@@ -38,7 +38,7 @@ bench: .venv/.dev ## measure the figures of docs/performance.md
 COMPILE = env -u UV_INDEX -u UV_INDEX_URL -u UV_DEFAULT_INDEX -u UV_EXTRA_INDEX_URL \
 	-u UV_FIND_LINKS $(UV) --no-config pip compile pyproject.toml --quiet --upgrade --universal \
 	--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	--custom-compile-command "make lock" --extra postgres
+	--custom-compile-command "make lock" --extra postgres --extra predictions
 lock: ## resolve the dependencies anew (needs uv)
 	@command -v $(UV) > /dev/null || { echo "make lock needs uv: pip install uv"; exit 1; }
 	@$(COMPILE) --group dev --output-file requirements/dev.lock

@@ -15,8 +15,8 @@ NAMES = (
     "backlog",
     "idle",
     "replay",
-    "dispatch",
     "tracking_day",
+    "dispatch",
     "score",
     "churn_quality",
 )

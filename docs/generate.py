@@ -186,6 +186,16 @@ def shipment_fields() -> str:
     return _fields("ShipmentIn")
 
 
+def prediction_fields() -> str:
+    """The body of POST /v1/predictions."""
+    return _fields("PredictionIn")
+
+
+def model_fields() -> str:
+    """The body of POST /v1/models."""
+    return _fields("ModelIn")
+
+
 def _fields(model: str) -> str:
     schema = _application()[1]["components"]["schemas"][model]
     required = schema.get("required", [])
@@ -339,7 +349,9 @@ def _application() -> tuple[list[Route], dict[str, Any]]:
 
 async def _make() -> tuple[list[Route], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = load_settings(data_dir=folder, services="events,tracking", database_url="")
+        chosen = load_settings(
+            data_dir=folder, services="events,tracking,predictions", database_url=""
+        )
         await asyncio.to_thread(migrate, chosen)
         async with open_runtime(chosen, isolate=False) as runtime:
             app = runtime.http()
@@ -354,6 +366,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "fedex-codes": fedex_codes,
     "log-events": log_events,
     "metrics": metrics,
+    "model-fields": model_fields,
+    "prediction-fields": prediction_fields,
     "problems": problems,
     "routes": routes,
     "royal-mail-codes": royal_mail_codes,

@@ -23,7 +23,7 @@ from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
 from penstock.errors import SettingsError, StorageError
 from penstock.settings import Settings
-from penstock.storage import Database, retention
+from penstock.storage import Database, doomed, retention
 from penstock.storage.lock import lock_of
 from penstock.storage.retention import Rule, batches
 from penstock.storage.sqlite import SqliteDatabase
@@ -34,7 +34,15 @@ from penstock.telemetry import (
     MIGRATION_APPLIED,
     log,
 )
-from penstock.wiring import Service, for_children, no_jobs, services, tell_private_targets
+from penstock.wiring import (
+    Service,
+    for_children,
+    make_objects,
+    no_jobs,
+    running,
+    services,
+    tell_private_targets,
+)
 from penstock.work import circuit
 from penstock.work.isolate import child_process
 from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
@@ -214,7 +222,7 @@ class Runtime:
             ),
             database=self.database,
             version=__version__,
-            services=list(dict.fromkeys(("jobs", *self.settings.services))),
+            services=list(dict.fromkeys(("jobs", *running(self.settings)))),
             readiness=self.ready,
             limiter=_limiter(self.settings),
             metrics_public=self.settings.metrics_public,
@@ -315,7 +323,9 @@ async def prune(settings: Settings, *, dry_run: bool) -> dict[str, int]:
         rules = _retention(made)
         if dry_run:
             return {rule.name: await database.read(rule.count) for rule in rules}
-        return {rule.name: await retention.apply(database, rule) for rule in rules}
+        pruned = {rule.name: await retention.apply(database, rule) for rule in rules}
+        await doomed.sweep(database, make_objects(settings))
+        return pruned
 
 
 async def erase(settings: Settings, account: str, *, dry_run: bool) -> dict[str, int]:
@@ -326,7 +336,9 @@ async def erase(settings: Settings, account: str, *, dry_run: bool) -> dict[str,
     try:
         if dry_run:
             return await database.read(lambda tx: retention.count(tx, account))
-        return await retention.erase(database, account)
+        erased = await retention.erase(database, account)
+        await doomed.sweep(database, make_objects(settings))
+        return erased
     finally:
         await database.close()
 

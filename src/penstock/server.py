@@ -35,6 +35,7 @@ from penstock.telemetry import (
     configure_logging,
     log,
 )
+from penstock.wiring import running
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ async def up(
                     url=run_file.url,
                     database=runtime.database.dialect,
                     data_dir=str(settings.data_dir),
-                    services=list(settings.services),
+                    services=list(running(settings)),
                     version=__version__,
                     seconds=round(runtime.clock.monotonic() - began, 3),
                 )

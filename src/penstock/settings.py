@@ -46,7 +46,7 @@ from penstock.mail import Sender, SmtpServer, parse_sender, parse_smtp_url
 from penstock.secretbox import MIN_KEY_LENGTH, key_in_file
 
 PREFIX: Final = "PENSTOCK_"
-SERVICES: Final = ("jobs", "events", "tracking")
+SERVICES: Final = ("jobs", "events", "tracking", "predictions")
 _EMPTY_MEANS_NONE: Final = frozenset({"allow_private_targets", "services"})
 
 Network = IPv4Network | IPv6Network
@@ -263,8 +263,9 @@ class Settings(BaseSettings):
         NoDecode,
         BeforeValidator(_split),
     ] = _setting(
-        ("events", "tracking"),
-        "The services to run, beside jobs, which always run. Empty: jobs alone.",
+        ("events", "tracking", "predictions"),
+        "The services to run, beside jobs, which always run. Empty: jobs alone. Without this "
+        "setting, predictions run where penstock[predictions] is installed.",
         f"a comma-separated list of: {', '.join(SERVICES)}",
     )
     secret_key: Annotated[
@@ -389,6 +390,31 @@ class Settings(BaseSettings):
     royal_mail_url: BaseUrl | None = _carrier_url("Royal Mail")
     royal_mail_calls_per_second: float | None = _calls_per_second("Royal Mail")
     royal_mail_calls_per_day: int | None = _calls_per_day("Royal Mail")
+    objects: Annotated[Path, AfterValidator(Path.expanduser)] | None = _setting(
+        None,
+        "The folder of uploads, results and models; every process needs the same. When absent, "
+        "`objects` in the data folder.",
+        "a folder's path",
+    )
+    prediction_processes: int | None = _setting(
+        None,
+        "Processes that score files at once; each takes some 150 MB while there is work. When "
+        "absent, one less than there are processors.",
+        _COUNT,
+        ge=1,
+    )
+    max_upload: ByteSize = _setting(
+        ByteSize(1024 * 1024 * 1024), "The largest file to score or to learn from.", _SIZE, ge=1024
+    )
+    max_rows: int | None = _setting(
+        None, "The most rows of a file that is scored. When absent, any number.", _COUNT, ge=1
+    )
+    keep_predictions: Duration = _setting(
+        2592000.0,
+        "How long predictions are kept once they have ended, and uploads once they came in.",
+        _DURATION + ", at least 1h",
+        ge=3600,
+    )
     job_slots: int = _setting(16, "Jobs running at once in a process.", _COUNT, ge=1)
     lease: Duration = _setting(
         60.0,

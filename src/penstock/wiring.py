@@ -7,17 +7,20 @@ another: what one tells the others goes through the `Emit` port, which events im
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from penstock.clock import Clock
+from penstock.errors import SettingsError
 from penstock.secretbox import SecretBox
 from penstock.settings import Network, Settings, load_secret_keys
 from penstock.storage import Database, Tx
+from penstock.storage.objects import Folder
 from penstock.storage.retention import BATCH, Rule, batches
-from penstock.telemetry import PRIVATE_TARGETS_ALLOWED, log
+from penstock.telemetry import PREDICTIONS_OFF, PRIVATE_TARGETS_ALLOWED, log
 from penstock.work import emit
 from penstock.work.emit import Emit
 from penstock.work.kinds import AnyKind
@@ -56,10 +59,37 @@ async def services(
     made = [_jobs(settings, database, stack, app)]
     if "events" in settings.services:
         made.append(_events(settings, clock, database, stack))
+    tell = next((service.emit for service in made if service.emit is not None), emit.nobody)
     if "tracking" in settings.services:
-        tell = next((service.emit for service in made if service.emit is not None), emit.nobody)
         made.append(_tracking(settings, clock, database, stack, tell))
+    if "predictions" in running(settings):
+        made.append(_predictions(settings, clock, database, stack, tell))
     return made
+
+
+def running(settings: Settings) -> tuple[str, ...]:
+    """The services that the settings name, as far as their packages are installed.
+
+    By default what is not installed is left out. Raises SettingsError if it was asked for by name.
+    """
+    from penstock.predictions.extra import missing
+
+    lacking = missing() if "predictions" in settings.services else []
+    if not lacking:
+        return settings.services
+    if "services" in settings.model_fields_set:
+        raise SettingsError(
+            f"PENSTOCK_SERVICES names predictions, and {' and '.join(lacking)} "
+            f"{'is' if len(lacking) == 1 else 'are'} not installed: "
+            "pip install 'penstock[predictions]'"
+        )
+    log(PREDICTIONS_OFF, missing=lacking)
+    return tuple(name for name in settings.services if name != "predictions")
+
+
+def make_objects(settings: Settings) -> Folder:
+    """Where uploads, results and models are kept."""
+    return Folder((settings.objects or settings.data_dir / "objects").absolute())
 
 
 def _jobs(
@@ -162,6 +192,45 @@ def _tracking(
         on_notes=made.on_notes,
         prepare=made.prepare,
     )
+
+
+def _predictions(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    stack: contextlib.AsyncExitStack,
+    tell: Emit,
+) -> Service:
+    from penstock.predictions import service
+
+    made = service.build(
+        database=database,
+        clock=clock,
+        objects=make_objects(settings),
+        emit=tell,
+        processes=settings.prediction_processes or _processors(),
+        max_upload=int(settings.max_upload),
+        max_rows=settings.max_rows,
+        keep=settings.keep_predictions,
+        lease=settings.lease,
+    )
+    stack.push_async_callback(made.close)
+    return Service(
+        kinds=made.kinds,
+        routers=made.routers,
+        periodic=made.periodic,
+        retention=made.retention,
+        on_notes=made.on_notes,
+    )
+
+
+def _processors() -> int:
+    """All but one of the processors that this process may use: one stays for the server."""
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        usable = os.cpu_count() or 1
+    return max(1, usable - 1)
 
 
 def private_targets(settings: Settings) -> tuple[Network, ...]:

@@ -275,6 +275,7 @@ def test_the_first_hour(reader: Reader) -> None:
         "keep-it-running",
         "keep-order",
         "predict-churn",
+        "predict-churn-with-a-server",
         "read-the-inbox",
         "replay-and-recover",
         "rotate-a-secret",

@@ -37,7 +37,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 8321)
     assert settings.database_url is None
     assert settings.allow_private_targets is None
-    assert settings.services == ("events", "tracking")
+    assert settings.services == ("events", "tracking", "predictions")
     assert len(settings.delivery_schedule) + 1 == 12
     assert settings.delivery_schedule[:6] == (1, 2, 4, 8, 16, 300)
     assert settings.grace == 20

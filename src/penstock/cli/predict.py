@@ -25,10 +25,13 @@ def register(cli: typer.Typer) -> None:
 
 def predict(
     file: Annotated[Path, typer.Argument(help="The CSV of customers; .csv.gz is unpacked.")],
-    model: Annotated[Path, typer.Option(help="The model file that `penstock train` wrote.")],
     out: Annotated[
         Path, typer.Option(help="The result to write: CSV, or Parquet if it ends in .parquet.")
     ],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="The model file that `penstock train` wrote; a demonstration if absent."),
+    ] = None,
     errors: Annotated[
         Path | None, typer.Option(help="Write the rows that were set aside here, and why, as CSV.")
     ] = None,
@@ -115,9 +118,12 @@ def predict(
     _tell(summary, targets, as_json)
 
 
-def _model(path: Path) -> Any:
+def _model(path: Path | None) -> Any:
+    from penstock.predictions import starter
     from penstock.predictions.model import MAX_BYTES, load
 
+    if path is None:
+        return load(starter.data())
     try:
         with path.open("rb") as file:
             return load(file.read(MAX_BYTES + 1))

@@ -103,7 +103,7 @@ def predict(
         )
         if _stamp(file) != before:
             raise Unusable("file_changed", "The file changed while it was read. Run it once more.")
-        _refuse_empty(job, counts)
+        refuse_empty(job, counts)
         notes = (
             *sniffed.notes,
             *noting.about_columns(job, matches),
@@ -158,7 +158,7 @@ def _write(
     return counts, first_error
 
 
-def _refuse_empty(job: Job, counts: Counts) -> None:
+def refuse_empty(job: Job, counts: Counts) -> None:
     """Refuse a file without rows, and one that lacks what most rows must have."""
     if not counts.rows and not counts.bad:
         raise Unusable("no_rows", "The file has column names and no rows below them.")
