@@ -19,6 +19,7 @@ from penstock.errors import StorageError, StorageFull, StorageUnavailable
 from penstock.storage import Database, Tx
 from penstock.telemetry import (
     CLAIM_TO_START,
+    LANE_UNKNOWN,
     LEASE_LOST,
     LEASES_LOST,
     ROW_LAPSED,
@@ -42,6 +43,7 @@ SETTLE_AT_ONCE = 256  # rows that share one settlement
 CHILDREN = 4  # rows in processes of their own at once; each takes about a second to start
 LAST_SETTLE = 10.0  # seconds that a database in trouble may hold up the end of a shutdown
 CANCEL_WAIT = 5.0  # seconds that a cancelled handler may take to end
+LANE_SHOWN = 200  # characters of a lane's name that are logged: anybody may have sent it
 LOCKED_WAIT = 0.02  # seconds until a lane is tried again whose due rows could not be had
 
 # Runs one claimed row in a process of its own; answers what went wrong, None = it settled.
@@ -62,6 +64,7 @@ class _Taken:
     claims: list[Claim]
     loaded: dict[str, Any]
     wakes: list[Wake]
+    visited: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class Line:
     waker: Waker
     isolate: Isolate | None = None
     counts: Counts = field(default_factory=Counts)
+    room_made: asyncio.Event | None = None  # set, once, when a line that was full has room
     _ready: dict[str, None] = field(default_factory=dict)
     _running: dict[tuple[str, int], _Running] = field(default_factory=dict)
     _finished: list[Settlement] = field(default_factory=list)
@@ -119,6 +123,16 @@ class Line:
         """The ids of the rows this line holds."""
         return [id_ for id_, _ in self._running]
 
+    @property
+    def room(self) -> int:
+        """How many more lanes this line can look into: each needs a slot at least."""
+        return self.kind.slots - len(self._running) - len(self._ready)
+
+    def _tell_room(self) -> None:
+        if self.room_made is not None and self.room > 0:
+            self.room_made.set()
+            self.room_made = None
+
     # ------------------------------------------------------------------ claim and run
 
     async def serve(self) -> None:
@@ -138,6 +152,7 @@ class Line:
                     await asyncio.sleep(1.0)
                     for lane in named:
                         self.look(lane)
+            self._tell_room()
             if self._ready:
                 # No slot is free for lanes that have work: let another process have them.
                 self.waker.share([Wake(self.kind.name, lane) for lane in self._ready])
@@ -155,6 +170,8 @@ class Line:
             await self._give_back((await taking).claims)
             raise
         self._start_all(taken)
+        for lane in set(named).difference(taken.visited):
+            log(LANE_UNKNOWN, kind=self.kind.name, lane=lane[:LANE_SHOWN])
         wakes = taken.wakes
         if self.database.dialect != "sqlite":
             wakes = await self.database.read(lambda tx: self._looks(tx, named))
@@ -168,7 +185,7 @@ class Line:
         loaded = _load(tx, self.kind, claimed.claims)
         # On SQLite no accept can commit between this look and the claim's commit.
         wakes = self._looks(tx, claimed.visited) if tx.dialect == "sqlite" else []
-        return _Taken(claimed.claims, loaded, wakes)
+        return _Taken(claimed.claims, loaded, wakes, claimed.visited)
 
     def _looks(self, tx: Tx, ids: Iterable[str]) -> list[Wake]:
         return lanes.look(tx, self.kind.name, self.kind.table, ids)
@@ -388,6 +405,7 @@ class Line:
             self._running.pop(_key(claim), None)
         if not self._running:
             self._idle.set()
+        self._tell_room()
         if self._ready:
             self._changed.set()
 
