@@ -57,6 +57,12 @@ if TYPE_CHECKING:
 
 GAUGES_EVERY = 15.0  # seconds
 CRON_EVERY = 1.0  # seconds
+# The kinds of work of each service: who has a queue of its own sends them there.
+KINDS = {
+    "jobs": ("job",),
+    "events": ("delivery", "fanout", "replay"),
+    "tracking": ("shipment_check", "shipment_import"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +159,36 @@ def make_wakeups(settings: Settings, database: Database) -> Wakeups:
         return LocalWakeups(watch=_others_committed(database))
     if settings.wakeups == "local":
         return LocalWakeups()
+    if settings.wakeups == "sqs":
+        return _sqs_wakeups(settings)
     from penstock.work.wakeups.postgres import PostgresWakeups
 
     assert settings.database_url is not None
     return PostgresWakeups(settings.database_url.get_secret_value())
+
+
+def queues(settings: Settings) -> dict[str, str]:
+    """The URL of the SQS queue for each kind of work that the settings' services have."""
+    found: dict[str, str] = {}
+    for service in dict.fromkeys(("jobs", *settings.services)):
+        if service not in settings.sqs_queues:
+            raise SettingsError(
+                f"PENSTOCK_SQS_{service.upper()}_QUEUE_URL is missing: PENSTOCK_WAKEUPS is sqs,"
+                f" and this process has the service {service}"
+            )
+        found |= dict.fromkeys(KINDS[service], settings.sqs_queues[service])
+    return found
+
+
+def _sqs_wakeups(settings: Settings, *, listen: bool = True) -> Wakeups:
+    from penstock.work.wakeups.sqs import SqsWakeups
+
+    return SqsWakeups(
+        queues(settings),
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url,
+        listen=listen,
+    )
 
 
 def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]:
@@ -228,7 +260,7 @@ class Runtime:
     async def ready(self) -> dict[str, str | None]:
         """What readiness depends on beside the database, each with what is wrong, or None."""
         healthy = getattr(self.wakeups, "healthy", True)
-        return {"wakeups": None if healthy else "notifications cannot be received"}
+        return {"wakeups": None if healthy else "wake-ups cannot be received or sent"}
 
     def http(self, admin_token: str | None = None) -> FastAPI:
         """The API over these services. `admin_token` may do everything as `default`."""

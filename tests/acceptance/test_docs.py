@@ -38,6 +38,7 @@ import pytest
 
 from penstock.events import http, sign, why
 from penstock.settings import PREFIX, Settings
+from support.sqs_server import ENVIRONMENT, REGION, running
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -282,6 +283,25 @@ def test_run_on_postgresql(new_postgres: Any, reader: Reader) -> None:
     (written,) = re.findall(r"postgresql://\S+", page.read_text())
     reader.swaps[written] = new_postgres()
     reader.play(page)
+
+
+@pytest.mark.postgres
+def test_use_sqs(new_postgres: Any, reader: Reader) -> None:
+    page = DOCS / "how-to" / "use-sqs.md"
+    (written,) = re.findall(r"postgresql://\S+", page.read_text())
+    with running() as server:
+        for queue, file in (("events-dead", "dead.json"), ("events", "events.json"), ("jobs", "")):
+            attributes = json.loads(named(page, file)) if file else {}
+            server.sync(lambda queue=queue, its=attributes: server.create(queue, **its))
+        reader.swaps |= {
+            written: new_postgres(),
+            "https://sqs.eu-west-1.amazonaws.com": server.url,
+            "PENSTOCK_WAKEUPS=sqs": "PENSTOCK_WAKEUPS=sqs\n"
+            f"PENSTOCK_AWS_ENDPOINT_URL={server.url}\nPENSTOCK_AWS_REGION={REGION}",
+        }
+        reader.environment |= ENVIRONMENT
+        reader.run("export " + " ".join(f"{k}={v}" for k, v in ENVIRONMENT.items()), None)
+        reader.play(page)
 
 
 def test_examples(reader: Reader) -> None:

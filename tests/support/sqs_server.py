@@ -130,6 +130,16 @@ class SqsServer:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
 
+    def sync_shut(self) -> None:
+        """As `shut`, from another thread."""
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self.shut(), self._loop).result(30)
+
+    def sync_listen(self) -> None:
+        """As `listen`, from another thread."""
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self.listen(), self._loop).result(30)
+
     # ------------------------------------------------------------------ for tests
 
     def create(self, name: str, **attributes: object) -> str:

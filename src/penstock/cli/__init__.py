@@ -15,6 +15,7 @@ from penstock.cli import data, isolated, listen, serve
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
+from penstock.cli import queue as queue_commands
 from penstock.cli.output import fail
 from penstock.client import Unreachable
 from penstock.errors import PenstockError, SettingsError
@@ -51,6 +52,7 @@ data.register(app)
 listen.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
+app.add_typer(queue_commands.app, name="queue")
 
 
 def main() -> None:

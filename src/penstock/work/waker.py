@@ -58,11 +58,17 @@ class Waker:
         if self._wakeups.shared:
             self.publish(wakes)
 
+    async def settled(self) -> None:
+        """Wait until what was to be published by now has been."""
+        if self._flush is not None:
+            await asyncio.wait([self._flush])
+        if self._publishing:
+            await asyncio.wait(self._publishing)
+
     async def close(self) -> None:
         """Wait for what is being published."""
-        while tasks := [*self._publishing, *([self._flush] if self._flush else [])]:
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._flush = None
+        while self._publishing or (self._flush is not None and not self._flush.done()):
+            await self.settled()
 
     async def _run(self) -> None:
         while self._pending:

@@ -18,6 +18,10 @@ _COUNTS: Final = [
 ]
 
 
+class NoDeadLetterQueue(WakeupsError):
+    """The queue has no dead-letter queue: set its redrive policy."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """A queue, with approximate numbers of messages; `dead_letter*` None = it has no such queue."""
@@ -67,12 +71,12 @@ async def start_redrive(
     """Have SQS move the dead letters back to the queue that each came from.
 
     `rate`: messages a second, 1 to 500; None = as fast as SQS does. Answers the ARN of the
-    dead-letter queue, None if there is nothing in it, or it is one of `done`. WakeupsError if the
-    queue has none, or SQS refuses: one task at a time runs for a queue.
+    dead-letter queue, None if there is nothing in it, or it is one of `done`. NoDeadLetterQueue if
+    there is none; WakeupsError if SQS refuses: one task at a time runs for a queue.
     """
     dlq = _dead_letters_of(url, await _attributes(sqs, url))
     if dlq is None:
-        raise WakeupsError(f"{name_of(url)} has no dead-letter queue: set its redrive policy")
+        raise NoDeadLetterQueue(f"{name_of(url)} has no dead-letter queue: set its redrive policy")
     if dlq.arn in done:  # several queues may share one
         return None
     there = await _attributes(sqs, dlq.url)
