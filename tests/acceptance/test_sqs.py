@@ -121,7 +121,8 @@ async def test_accepted_woken_worked_and_settled(house: House, receiver: Receive
     first, second, third = receiver.at("/hook")
     assert 0.8 <= second.at - first.at < 1.2 + 1.0
     assert 1.6 <= third.at - second.at < 2.4 + 1.0
-    assert house.sqs.calls["SendMessageBatch"] >= 3
+    # A wait of less than a second is a timer of the process, any other a message of its own.
+    assert house.sqs.calls["SendMessageBatch"] >= 2
     assert server.terminate() == 0
     assert house.sqs.queue("events").counts() == (0, 0, 0)
     assert house.dead_letters() == 0

@@ -70,7 +70,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         assert fields.keys() <= event.fields
         lines.append({"event": event.name, **fields})
 
-    monkeypatch.setattr("penstock.work.wakeups.sqs.log", log)
+    monkeypatch.setattr("penstock.work.wakeups.sqs_source.log", log)
     return lines
 
 

@@ -16,18 +16,10 @@ import asyncio
 import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock.errors import SettingsError
-from penstock.telemetry import (
-    MESSAGE_LEFT,
-    MESSAGE_VALIDATION_FAILED,
-    MESSAGES_REFUSED,
-    QUEUE_UNREACHABLE,
-    log,
-    metrics,
-)
 from penstock.work.wakeups import (
     EVERYTHING,
     Message,
@@ -37,11 +29,8 @@ from penstock.work.wakeups import (
     WakeupStats,
     WakeupsUnavailable,
 )
-from penstock.work.wakeups.sqs_body import BadBody, decode, encode
+from penstock.work.wakeups.sqs_body import encode
 from penstock.work.wakeups.sqs_calls import (
-    BATCH,
-    LONG_POLL,
-    Batches,
     Entry,
     EntryRefused,
     client,
@@ -50,42 +39,13 @@ from penstock.work.wakeups.sqs_calls import (
     name_of,
     region_of,
 )
+from penstock.work.wakeups.sqs_source import Receipt, Source
 
 Key = tuple[str, str]  # kind, lane
 
 LONGEST_DELAY: Final = 900  # seconds; SQS takes no longer DelaySeconds
-LEFT_FOR: Final = 300  # seconds that a message of an unknown kind is hidden from processes like us
-_POLLS: Final = 4  # calls at once to a queue that keeps giving full batches
-_DELETE_LINGER: Final = 0.5  # seconds; what is deleted late does no harm
 _KEEP: Final = 1.0  # seconds that a message waits here for somebody with room
 _CLOSE: Final = 5.0  # seconds for what is on its way when it is closed
-_EXCERPT: Final = 500  # characters of a refused body that are logged
-_ATTRIBUTES: Final = [
-    "ApproximateNumberOfMessages",
-    "ApproximateNumberOfMessagesNotVisible",
-    "ApproximateNumberOfMessagesDelayed",
-]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Receipt:
-    """What a message is deleted by."""
-
-    queue: _Queue
-    handle: str
-
-
-@dataclass(slots=True, eq=False)
-class _Queue:
-    url: str
-    kinds: frozenset[str]
-    sends: Batches
-    deletes: Batches
-    returns: Batches  # changes of visibility
-    polls: set[asyncio.Task[None]] = field(default_factory=set)
-    failures: int = 0  # calls to receive that failed in a row
-    asked: int = 0  # messages that those calls may bring
-    busy: bool = False  # the latest call brought as many as it asked for
 
 
 @dataclass(slots=True, eq=False)
@@ -132,8 +92,16 @@ class SqsWakeups:
         self._retry_cap = retry_cap
         self._stack = contextlib.AsyncExitStack()
         self._client: Any = None
-        made = {url: self._queue(url, queues) for url in set(queues.values())}
-        self._queues = {kind: made[url] for kind, url in queues.items()}
+        made = {
+            url: Source(
+                url,
+                frozenset(kind for kind, its in queues.items() if its == url),
+                arrived=self._on_arrival,
+                backoff=self._backoff,
+            )
+            for url in dict.fromkeys(queues.values())
+        }
+        self._sources = {kind: made[url] for kind, url in queues.items()}
         self._all = list(made.values())
         # What arrived: from SQS with a receipt, from this process itself without.
         self._buffer: deque[Message] = deque()
@@ -148,24 +116,6 @@ class SqsWakeups:
         self._send_again_at = 0.0
         self._closed = False
 
-    def _queue(self, url: str, queues: Mapping[str, str]) -> _Queue:
-        async def send(entries: list[Entry]) -> Any:
-            return await self._client.send_message_batch(QueueUrl=url, Entries=entries)
-
-        async def delete(entries: list[Entry]) -> Any:
-            return await self._client.delete_message_batch(QueueUrl=url, Entries=entries)
-
-        async def hide(entries: list[Entry]) -> Any:
-            return await self._client.change_message_visibility_batch(QueueUrl=url, Entries=entries)
-
-        return _Queue(
-            url,
-            frozenset(kind for kind, its in queues.items() if its == url),
-            Batches(send),
-            Batches(delete, linger=_DELETE_LINGER),
-            Batches(hide),
-        )
-
     @property
     def healthy(self) -> bool:
         """Whether the latest call to receive worked, and the latest to send, if that was just now.
@@ -173,7 +123,7 @@ class SqsWakeups:
         A failure to send counts until the time of the next try: a process that is taken out of
         service for it would otherwise never send, and never be well again.
         """
-        return not (any(queue.failures for queue in self._all) or self._is_sending_put_off())
+        return not (any(source.failures for source in self._all) or self._is_sending_put_off())
 
     async def open(self) -> None:
         """Make the client; nothing is called before somebody publishes or receives."""
@@ -181,6 +131,8 @@ class SqsWakeups:
             self._client = await self._stack.enter_async_context(
                 client(self._region, self._endpoint_url)
             )
+            for source in self._all:
+                source.use(self._client)
 
     async def close(self) -> None:
         """Give back what nobody took, finish what is being sent, wake the receivers."""
@@ -191,12 +143,9 @@ class SqsWakeups:
         for timer in [*self._timers.values(), *([self._unwanted] if self._unwanted else [])]:
             timer.cancel()
         self._timers.clear()
-        polls = [poll for queue in self._all for poll in queue.polls]
-        for poll in polls:
-            poll.cancel()
-        await asyncio.gather(*polls, return_exceptions=True)
+        await asyncio.gather(*(source.stop() for source in self._all))
         self._return_unwanted()
-        every = [each for q in self._all for each in (q.sends, q.deletes, q.returns)]
+        every = [batches for source in self._all for batches in source.batches]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE):
                 await asyncio.gather(*(batches.flush() for batches in every))
@@ -212,7 +161,7 @@ class SqsWakeups:
         """
         if self._closed or self._client is None:
             raise WakeupsUnavailable("the queue of wake-ups is not open")
-        if strange := {wake.kind for wake in wakes} - self._queues.keys():
+        if strange := {wake.kind for wake in wakes} - self._sources.keys():
             raise WakeupsError(f"there is no queue for {', '.join(sorted(strange))}")
         chosen = [wake for wake in wakes if not self._wait_here(wake) and self._is_needed(wake)]
         if not chosen:
@@ -221,9 +170,9 @@ class SqsWakeups:
             self._tell_this_process(chosen)
             raise WakeupsUnavailable
         sent: list[tuple[Wake, asyncio.Future[Exception | None]]] = []
-        for queue in self._all:
-            its = [wake for wake in chosen if wake.kind in queue.kinds]
-            sent += zip(its, queue.sends.put([_entry(wake) for wake in its]), strict=True)
+        for source in self._all:
+            its = [wake for wake in chosen if wake.kind in source.kinds]
+            sent += zip(its, source.sends.put([_entry(wake) for wake in its]), strict=True)
         await asyncio.wait([future for _, future in sent])
         failed = [(wake, fault) for wake, future in sent if (fault := future.result()) is not None]
         if len(failed) < len(sent):
@@ -236,7 +185,7 @@ class SqsWakeups:
             retry_in = self._backoff(self._send_failures)
             self._send_failures += 1
             self._send_again_at = asyncio.get_running_loop().time() + retry_in
-            self._log_unreachable(self._queues[wake.kind], fault, retry_in)
+            self._sources[wake.kind].log_unreachable(fault, retry_in)
         raise WakeupsUnavailable(f"{len(failed)} wake-ups were not sent: {describe(fault)}")
 
     def _is_sending_put_off(self) -> bool:
@@ -298,7 +247,7 @@ class SqsWakeups:
             while not self._closed:
                 if taken := self._take(receiver):
                     return taken
-                self._poll(receiver)
+                self._poll()
                 self._arrived.clear()
                 await self._arrived.wait()
             raise WakeupsClosed
@@ -326,81 +275,25 @@ class SqsWakeups:
         while self._buffer and len(taken) < receiver.limit:
             message = self._buffer.popleft()
             if takes(message.kind):
-                assert isinstance(message.handle, Receipt)
-                self._held.add(message.handle)
+                self._held.add(_receipt(message))
                 taken.append(message)
             else:
                 kept.append(message)
         self._buffer.extendleft(reversed(kept))
         return taken
 
-    def _poll(self, receiver: _Receiver) -> None:
+    def _poll(self) -> None:
         """Have messages fetched as far as there is room for them."""
-        for queue in self._all if self._listening else ():
-            most = sum(each.room_for(queue.kinds) for each in self._receivers)
-            most -= sum(_queue_of(message) is queue for message in self._buffer)
-            while (ask := min(BATCH, most - queue.asked)) > 0 and (
-                not queue.polls or (queue.busy and len(queue.polls) < _POLLS)
-            ):
-                # Only one waits: an idle queue costs three calls a minute. After a failure none
-                # does: whether the queue can be reached must be known at once.
-                wait = 0 if queue.polls or queue.failures else LONG_POLL
-                queue.asked += ask
-                task = asyncio.get_running_loop().create_task(self._fetch(queue, ask, wait))
-                queue.polls.add(task)
+        for source in self._all if self._listening else ():
+            most = sum(each.room_for(source.kinds) for each in self._receivers)
+            source.poll(most - sum(_receipt(m).source is source for m in self._buffer))
 
-    async def _fetch(self, queue: _Queue, most: int, wait: int) -> None:
-        try:
-            try:
-                answer = await self._client.receive_message(
-                    QueueUrl=queue.url, MaxNumberOfMessages=most, WaitTimeSeconds=wait
-                )
-            except Exception as exc:  # whatever it was, a process must not stay deaf
-                queue.busy = False
-                retry_in = self._backoff(queue.failures)
-                queue.failures += 1
-                self._log_unreachable(queue, exc, retry_in)
-                await asyncio.sleep(retry_in)
-                return
-            found = answer.get("Messages", [])
-            queue.busy = len(found) == most
-            if queue.failures:
-                queue.failures = 0
-                self._arrive_near((EVERYTHING, EVERYTHING))  # wakes were missed
-            for each in found:
-                self._accept(queue, each["MessageId"], each["ReceiptHandle"], each["Body"])
-        finally:
-            queue.asked -= most
-            task = asyncio.current_task()
-            assert task is not None
-            queue.polls.discard(task)
-            self._arrived.set()
-            self._keep_a_while()
-
-    def _accept(self, queue: _Queue, id_: str, handle: str, body: str) -> None:
-        try:
-            found = decode(body)
-        except BadBody as exc:
-            # A wake-up holds nothing that the rows do not know: its end is the log. Not the
-            # dead-letter queue, which is for what could not even be tried; not the database,
-            # which whoever may send to the queue could fill.
-            log(
-                MESSAGE_VALIDATION_FAILED,
-                queue=name_of(queue.url),
-                message_id=id_,
-                reason=str(exc),
-                body=body[:_EXCERPT],
-            )
-            metrics.inc(MESSAGES_REFUSED, queue=name_of(queue.url))
-            queue.deletes.put([{"ReceiptHandle": handle}])
-            return
-        if found is None or found[0] not in queue.kinds:
-            # Of a version that comes or goes, in a rolling deploy: whoever knows it takes it.
-            kind = None if found is None else found[0][:100]
-            log(MESSAGE_LEFT, queue=name_of(queue.url), message_id=id_, kind=kind)
-            queue.returns.put([{"ReceiptHandle": handle, "VisibilityTimeout": LEFT_FOR}])
-            return
-        self._buffer.append(Message(*found, Receipt(queue, handle)))
+    def _on_arrival(self, messages: list[Message], missed: bool) -> None:
+        self._buffer += messages
+        if missed:
+            self._near[EVERYTHING, EVERYTHING] = None
+        self._arrived.set()
+        self._keep_a_while()
 
     def _arrive_near(self, key: Key) -> None:
         self._near[key] = None
@@ -419,14 +312,14 @@ class SqsWakeups:
             if any(room is None or room.get(message.kind, 0) > 0 for room in wanted):
                 continue  # it is about to be taken
             self._buffer.remove(message)
-            self._return(message.handle)
+            self._return(_receipt(message))
 
     # ------------------------------------------------------------------ afterwards
 
     async def acknowledge(self, messages: Sequence[Message]) -> None:
         """Have the messages deleted, soon: one that comes again does no harm."""
         for receipt in self._let_go(messages):
-            receipt.queue.deletes.put([{"ReceiptHandle": receipt.handle}])
+            receipt.source.deletes.put([{"ReceiptHandle": receipt.handle}])
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Make the messages visible to everybody again."""
@@ -440,22 +333,17 @@ class SqsWakeups:
         self._held.difference_update(held)
         return held
 
-    def _return(self, receipt: object) -> asyncio.Future[Exception | None]:
-        assert isinstance(receipt, Receipt)
+    def _return(self, receipt: Receipt) -> asyncio.Future[Exception | None]:
         entry = {"ReceiptHandle": receipt.handle, "VisibilityTimeout": 0}
-        return receipt.queue.returns.put([entry])[0]
+        return receipt.source.returns.put([entry])[0]
 
     async def stats(self) -> WakeupStats:
         """What SQS counts, approximately, over all queues, and what waits in this process."""
         visible, delayed = len(self._near) + len(self._buffer), len(self._timers)
         in_flight = -len(self._buffer)
         try:
-            for queue in self._all:
-                await queue.deletes.flush()
-                found = await self._client.get_queue_attributes(
-                    QueueUrl=queue.url, AttributeNames=_ATTRIBUTES
-                )
-                now, held, later = (int(found["Attributes"][name]) for name in _ATTRIBUTES)
+            for source in self._all:
+                now, held, later = await source.counts()
                 visible, in_flight, delayed = visible + now, in_flight + held, delayed + later
         except Exception as exc:
             raise WakeupsUnavailable(describe(exc)) from exc
@@ -465,15 +353,6 @@ class SqsWakeups:
 
     def _backoff(self, failures: int) -> float:
         return min(self._retry_cap, self._retry_first * 2.0 ** min(failures, 10))
-
-    def _log_unreachable(self, queue: _Queue, exc: Exception, retry_in: float) -> None:
-        log(
-            QUEUE_UNREACHABLE,
-            wakeups="sqs",
-            queue=name_of(queue.url),
-            error=describe(exc),
-            retry_in=retry_in,
-        )
 
 
 def _entry(wake: Wake) -> Entry:
@@ -486,6 +365,6 @@ def _entry(wake: Wake) -> Entry:
     return entry
 
 
-def _queue_of(message: Message) -> _Queue:
-    assert isinstance(message.handle, Receipt)
-    return message.handle.queue
+def _receipt(message: Message) -> Receipt:
+    assert isinstance(message.handle, Receipt)  # what is in the buffer came from SQS
+    return message.handle
