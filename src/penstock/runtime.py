@@ -153,18 +153,21 @@ def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
     )
 
 
-def make_wakeups(settings: Settings, database: Database) -> Wakeups:
-    """The wake-ups that fit the database, unless a setting says otherwise."""
+def make_wakeups(settings: Settings, database: Database, *, listen: bool = True) -> Wakeups:
+    """The wake-ups that fit the database, unless a setting says otherwise.
+
+    With `listen=False` the process only tells others, if there may be others.
+    """
     if isinstance(database, SqliteDatabase):
         return LocalWakeups(watch=_others_committed(database))
     if settings.wakeups == "local":
         return LocalWakeups()
     if settings.wakeups == "sqs":
-        return _sqs_wakeups(settings)
+        return _sqs_wakeups(settings, listen=listen)
     from penstock.work.wakeups.postgres import PostgresWakeups
 
     assert settings.database_url is not None
-    return PostgresWakeups(settings.database_url.get_secret_value())
+    return PostgresWakeups(settings.database_url.get_secret_value(), listen=listen)
 
 
 def queues(settings: Settings) -> dict[str, str]:
@@ -180,7 +183,7 @@ def queues(settings: Settings) -> dict[str, str]:
     return found
 
 
-def _sqs_wakeups(settings: Settings, *, listen: bool = True) -> Wakeups:
+def _sqs_wakeups(settings: Settings, *, listen: bool) -> Wakeups:
     from penstock.work.wakeups.sqs import SqsWakeups
 
     return SqsWakeups(
@@ -296,8 +299,11 @@ async def open_runtime(
     app_path: str | None = None,
     clock: Clock | None = None,
     isolate: bool = True,
+    listen: bool = True,
 ) -> AsyncIterator[Runtime]:
     """Open everything a working process needs; closes it in reverse order.
+
+    `listen=False`: wake-ups come some other way, or none is waited for.
 
     The tables must be there (`migrate`). On SQLite this process becomes the database's owner, and
     whatever an earlier owner held when it died is returned.
@@ -307,7 +313,7 @@ async def open_runtime(
         database = make_database(settings, clock, owner=True)
         await database.open()
         stack.push_async_callback(database.close)
-        wakeups = make_wakeups(settings, database)
+        wakeups = make_wakeups(settings, database, listen=listen)
         await wakeups.open()
         stack.push_async_callback(wakeups.close)
         waker = Waker(database, wakeups)

@@ -130,6 +130,18 @@ MESSAGE_LEFT: Final = _event(
     "A wake-up is for a kind of work that this process does not know; it was left in the queue.",
     *("queue", "message_id", "kind"),
 )
+INVOCATION_FINISHED: Final = _event(
+    "invocation_finished",
+    "debug",
+    "A Lambda function worked off the lanes that messages named.",
+    *("messages", "processed", "failed", "returned", "seconds"),
+)
+INVOCATION_FAILED: Final = _event(
+    "invocation_failed",
+    "error",
+    "A Lambda function could not do what it was called for; the messages come again.",
+    *("messages", "error"),
+)
 LANE_UNKNOWN: Final = _event(
     "lane_unknown",
     "debug",

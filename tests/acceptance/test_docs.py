@@ -36,6 +36,7 @@ from typing import Any, get_args
 
 import pytest
 
+from penstock.aws import secrets
 from penstock.events import http, sign, why
 from penstock.settings import PREFIX, Settings
 from support.sqs_server import ENVIRONMENT, REGION, running
@@ -471,7 +472,9 @@ def test_links_lead_somewhere() -> None:
 def test_every_setting_that_a_page_names_exists() -> None:
 
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {
-        "PENSTOCK_TEST_POSTGRES_URL"
+        "PENSTOCK_TEST_POSTGRES_URL",
+        secrets.PASSWORD,
+        secrets.KEY,
     }
     for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         assert set(re.findall(r"PENSTOCK_[A-Z_]+", page.read_text())) <= known, page
