@@ -111,6 +111,16 @@ def _mail_subject(value: object) -> object:
     return value
 
 
+def _queue_url(value: object) -> object:
+    if isinstance(value, str):
+        path = TypeAdapter(AnyHttpUrl).validate_python(value).path or ""
+        if not path.strip("/"):
+            raise ValueError("it names no queue")
+        if path.endswith(".fifo"):
+            raise ValueError("a FIFO queue; wake-ups need a standard one")
+    return value
+
+
 def _http_url(value: object) -> object:
     if isinstance(value, str):
         TypeAdapter(AnyHttpUrl).validate_python(value)
@@ -141,6 +151,7 @@ HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 BaseUrl = Annotated[HttpUrl, AfterValidator(_base_url)]
 CredentialText = Annotated[str, BeforeValidator(_credential_text)]
 CredentialSecret = Annotated[SecretStr, BeforeValidator(_credential_text)]
+QueueUrl = Annotated[str, BeforeValidator(_queue_url)]
 
 
 def _setting(default: Any, description: str, expects: str, **limits: Any) -> Any:
@@ -176,6 +187,15 @@ def _calls_per_day(carrier: str) -> Any:
         f"{carrier}: calls in any 24 hours that one credential may make. When absent, the usual.",
         "a whole number, 2 or more",
         ge=2,
+    )
+
+
+def _queue(service: str) -> Any:
+    return _setting(
+        None,
+        f"The SQS queue for wake-ups of the service {service}; required with "
+        "`PENSTOCK_WAKEUPS=sqs` where it runs. Several services may share one.",
+        "a queue's URL such as https://sqs.eu-west-1.amazonaws.com/123456789012/penstock",
     )
 
 
@@ -252,12 +272,18 @@ class Settings(BaseSettings):
         "Prepare statements on PostgreSQL. Turn it off behind a pooler such as RDS Proxy.",
         "true or false",
     )
-    wakeups: Annotated[Literal["auto", "local", "postgres"], BeforeValidator(_lower)] = _setting(
-        "auto",
-        "How workers learn of new work: within the process, or through PostgreSQL. "
-        "`auto` follows the database.",
-        "auto, local or postgres",
+    wakeups: Annotated[Literal["auto", "local", "postgres", "sqs"], BeforeValidator(_lower)] = (
+        _setting(
+            "auto",
+            "How workers learn of new work: within the process, through PostgreSQL, or through "
+            "Amazon SQS (with PostgreSQL as the database). `auto` follows the database.",
+            "auto, local, postgres or sqs",
+        )
     )
+    sqs_events_queue_url: QueueUrl | None = _queue("events")
+    sqs_tracking_queue_url: QueueUrl | None = _queue("tracking")
+    sqs_predictions_queue_url: QueueUrl | None = _queue("predictions")
+    sqs_jobs_queue_url: QueueUrl | None = _queue("jobs")
     services: Annotated[
         tuple[Annotated[str, BeforeValidator(_service)], ...],
         NoDecode,
@@ -484,6 +510,17 @@ class Settings(BaseSettings):
         return self.data_dir / "penstock.db"
 
     @property
+    def sqs_queues(self) -> dict[str, str]:
+        """The queues' URLs, by service, as far as they are given."""
+        given = {
+            "events": self.sqs_events_queue_url,
+            "tracking": self.sqs_tracking_queue_url,
+            "predictions": self.sqs_predictions_queue_url,
+            "jobs": self.sqs_jobs_queue_url,
+        }
+        return {service: url for service, url in given.items() if url is not None}
+
+    @property
     def smtp_server(self) -> SmtpServer | None:
         """The mail server, taken apart."""
         return None if self.smtp_url is None else parse_smtp_url(self.smtp_url.get_secret_value())
@@ -542,8 +579,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         faults = []
-        if self.wakeups == "postgres" and self.database_url is None:
-            faults.append(f"{PREFIX}WAKEUPS is postgres, which needs {PREFIX}DATABASE_URL")
+        if self.wakeups in ("postgres", "sqs") and self.database_url is None:
+            faults.append(f"{PREFIX}WAKEUPS is {self.wakeups}, which needs {PREFIX}DATABASE_URL")
         if self.oidc_issuer and not self.oidc_audience:
             faults.append(
                 f"{PREFIX}OIDC_AUDIENCE is missing: without it, tokens that "

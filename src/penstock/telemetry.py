@@ -116,7 +116,37 @@ QUEUE_UNREACHABLE: Final = _event(
     "queue_unreachable",
     "error",
     "Wake-ups cannot be received or sent; it is tried again.",
-    *("wakeups", "error", "retry_in"),
+    *("wakeups", "queue", "error", "retry_in"),
+)
+MESSAGE_VALIDATION_FAILED: Final = _event(
+    "message_validation_failed",
+    "warning",
+    "A message in a queue is no wake-up; it was deleted, and this line is what is left of it.",
+    *("queue", "message_id", "reason", "body"),
+)
+MESSAGE_LEFT: Final = _event(
+    "message_left",
+    "info",
+    "A wake-up is for a kind of work that this process does not know; it was left in the queue.",
+    *("queue", "message_id", "kind"),
+)
+INVOCATION_FINISHED: Final = _event(
+    "invocation_finished",
+    "debug",
+    "A Lambda function worked off the lanes that messages named.",
+    *("messages", "processed", "failed", "returned", "seconds"),
+)
+INVOCATION_FAILED: Final = _event(
+    "invocation_failed",
+    "error",
+    "A Lambda function could not do what it was called for; the messages come again.",
+    *("messages", "error"),
+)
+LANE_UNKNOWN: Final = _event(
+    "lane_unknown",
+    "debug",
+    "A wake-up named a lane that does not exist, perhaps no more; nothing was owed.",
+    *("kind", "lane"),
 )
 CIRCUIT_OPENED: Final = _event(
     "circuit_opened",
@@ -333,6 +363,14 @@ ROWS_LAPSED: Final = Metric(
     "rows",
     "Leases that ended without news from their worker.",
     ("kind",),
+)
+MESSAGES_REFUSED: Final = Metric(
+    "penstock_messages_refused_total",
+    "counter",
+    "messages",
+    "Messages in queues that were no wake-ups.",
+    ("queue",),
+    cloudwatch="MessagesRefused",
 )
 CLAIM_TO_START: Final = Metric(
     "penstock_claim_to_start_seconds",

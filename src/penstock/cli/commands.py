@@ -9,6 +9,7 @@ from penstock.cli import data, isolated, listen, predict, serve, train
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
+from penstock.cli import queue as queue_commands
 from penstock.cli import replays as replays_commands
 from penstock.cli import track as track_command
 
@@ -48,3 +49,4 @@ track_command.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
 app.add_typer(replays_commands.app, name="replays")
+app.add_typer(queue_commands.app, name="queue")

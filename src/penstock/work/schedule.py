@@ -41,6 +41,12 @@ ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_at = excluded.u
 WHERE leaders.holder = excluded.holder OR leaders.until_at < {now}
 RETURNING holder
 """)
+_TURN = sql("""
+INSERT INTO leaders (name, holder, until_at) VALUES (:name, :holder, {now} + :every)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_at = excluded.until_at
+WHERE leaders.until_at <= {now}
+RETURNING holder
+""")
 _RESIGN = sql("DELETE FROM leaders WHERE name = :name AND holder = :holder")
 
 
@@ -69,7 +75,7 @@ class Scheduler:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._tasks = tasks
+        self.tasks = tasks
         self._alone = alone
         self._holder = new_id("wrk")
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -81,22 +87,61 @@ class Scheduler:
         Each task runs beside the others, and not again before it has ended: one that takes long
         holds up neither the rest nor the leader's lease.
         """
-        due = {task.name: 0.0 for task in self._tasks}
+        due = {task.name: 0.0 for task in self.tasks}
         election = 0.0
-        step = min([LEASE / 3, *(task.every for task in self._tasks)])
+        step = min([LEASE / 3, *(task.every for task in self.tasks)])
         try:
             while True:
                 now = self._clock.monotonic()
                 if not self._alone and now >= election:
                     election = now + LEASE / 3
                     await self._elect()
-                for task in self._tasks if self.leads else ():
+                for task in self.tasks if self.leads else ():
                     if now >= due[task.name] and task.name not in self._running:
                         due[task.name] = now + task.every
                         self._start(task)
                 await asyncio.sleep(step)
         finally:
             await self._stop()
+
+    async def turn(
+        self, names: Collection[str], *, due: bool = True
+    ) -> tuple[list[str], list[str]]:
+        """Run these tasks once, one after another; answers the names of those that ran and failed.
+
+        For processes that are called now and then and know nothing of the time before: when a task
+        ran last is kept in the database. With `due=False` it does not matter.
+        """
+        ran, failed = [], []
+        for task in self.tasks:
+            if task.name not in names:
+                continue
+            if due and not await self._database.unit(lambda tx, task=task: self._take(tx, task)):  # type: ignore[misc]
+                continue
+            ran.append(task.name)
+            if not await self._once(task):
+                failed.append(task.name)
+        return ran, failed
+
+    def _take(self, tx: Tx, task: Periodic) -> bool:
+        every = int(task.every * SECOND)
+        return tx.one(_TURN, name=_turn(task), holder=self._holder, every=every) is not None
+
+    async def _once(self, task: Periodic) -> bool:
+        """Whether it succeeded; if not, its next turn is not put off."""
+        done = False
+        try:
+            await task.run()
+            done = True
+        except Exception as exc:
+            log(WORKER_LOOP_ERROR, loop=task.name, error=f"{type(exc).__name__}: {exc}")
+        finally:
+            if not done:
+                with contextlib.suppress(StorageError):
+                    await self._database.unit(
+                        lambda tx: tx.run(_RESIGN, name=_turn(task), holder=self._holder)
+                    )
+        return done
 
     def _start(self, task: Periodic) -> None:
         running = asyncio.get_running_loop().create_task(self._run(task), name=task.name)
@@ -139,6 +184,10 @@ class Scheduler:
         except Exception as exc:
             # The next turn may do better, and the other tasks must not wait for it.
             log(WORKER_LOOP_ERROR, loop=task.name, error=f"{type(exc).__name__}: {exc}")
+
+
+def _turn(task: Periodic) -> str:
+    return f"turn of {task.name}"
 
 
 def sweeper(
