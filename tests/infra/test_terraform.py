@@ -145,6 +145,8 @@ def test_workers_take_batches_at_once_and_report_what_failed(state: State) -> No
 def test_functions_run_the_code_that_there_is(state: State) -> None:
     handlers = {each["function_name"]: each for each in state.of("aws_lambda_function")}
     expected = {"api": 30, "events-worker": 60, "migrate": 900, "sweeper": 55}
+    if "penstock-test-tracking-worker" in handlers:
+        expected |= {"tracking-worker": 60, "dispatcher": 60}
     assert {name: each["timeout"] for name, each in handlers.items()} == {
         f"penstock-test-{name}": timeout for name, timeout in expected.items()
     }
@@ -152,8 +154,20 @@ def test_functions_run_the_code_that_there_is(state: State) -> None:
         wanted = name.removeprefix("penstock-test-").replace("-", "_")
         assert function["handler"] == f"penstock.aws.lambda_handlers.{wanted}"
         assert function["runtime"] == "python3.13"
-        assert function["memory_size"] == 512
+        assert function["memory_size"] == (256 if wanted == "dispatcher" else 512)
         assert len(function["vpc_config"][0]["subnet_ids"]) == 2
+
+
+def test_shipments_are_tracked_where_that_is_asked_for(tested: dict[str, State]) -> None:
+    tracked = tested["everything"]
+    queue = tracked.at('module.queue["tracking"].aws_sqs_queue.this')
+    assert queue["visibility_timeout_seconds"] == 360
+    assert queue["message_retention_seconds"] == 4 * DAY
+    source = tracked.at("module.tracking_worker[0].aws_lambda_event_source_mapping.queue")
+    assert source["event_source_arn"] == queue["arn"]
+    schedule = tracked.at("module.dispatch[0].aws_scheduler_schedule.this")
+    assert schedule["schedule_expression"] == "rate(1 hour)"
+    assert not [each for each in tested["events"].all if "tracking" in each["address"]]
 
 
 def test_the_sweeper_is_called_each_minute_and_never_twice(state: State) -> None:
@@ -250,6 +264,8 @@ def test_each_function_may_do_what_it_needs_and_no_more(everything: State) -> No
     assert services["api_function"] == read | {"sqs:SendMessage"}
     assert services["sweeper"] == read | {"sqs:SendMessage", "sqs:GetQueueAttributes"}
     assert services["events_worker[0]"] == read | receive | {"sqs:SendMessage"} | send
+    assert services["tracking_worker[0]"] == read | receive | {"sqs:SendMessage"}
+    assert services["dispatcher[0]"] == read | {"sqs:SendMessage"}
     assert services["sweep"] == {"lambda:InvokeFunction", "kms:Decrypt"}
 
 

@@ -2,6 +2,7 @@
 
 module "stack" {
   source         = "../../modules/stack"
+  services       = var.services
   name_prefix    = "penstock-production"
   packages       = local.packages
   architecture   = var.architecture

@@ -8,6 +8,12 @@ variable "zones" {
   type        = list(string)
 }
 
+variable "services" {
+  description = "Penstock's services, beside jobs: events, tracking."
+  type        = set(string)
+  default     = ["events"]
+}
+
 variable "package_dir" {
   description = "The folder that `make package` wrote to."
   type        = string

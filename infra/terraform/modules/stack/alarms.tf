@@ -6,6 +6,8 @@ locals {
       sweeper = module.sweeper.name
     },
     { for worker in module.events_worker : "events" => worker.name },
+    { for worker in module.tracking_worker : "tracking" => worker.name },
+    { for function in module.dispatcher : "dispatcher" => function.name },
   )
 }
 

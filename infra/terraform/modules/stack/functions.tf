@@ -167,6 +167,61 @@ module "events_worker" {
   depends_on           = [aws_lambda_invocation.migrate]
 }
 
+module "tracking_worker" {
+  source               = "../lambda_worker"
+  count                = contains(var.services, "tracking") ? 1 : 0
+  name                 = "${var.name_prefix}-tracking-worker"
+  description          = "Asks carriers where parcels are"
+  aws                  = local.common.aws
+  architecture         = local.common.architecture
+  subnet_ids           = local.common.subnet_ids
+  log_retention_days   = local.common.log_retention_days
+  kms_key_arn          = local.common.kms_key_arn
+  security_group_id    = module.network.outbound_security_group_id
+  handler              = "penstock.aws.lambda_handlers.tracking_worker"
+  package              = var.packages.worker
+  memory_mb            = 512
+  timeout_seconds      = local.worker_timeout
+  reserved_concurrency = null
+  environment          = local.function_environment
+  permissions          = [local.may.read_secrets, local.may.decrypt, local.may.wake]
+  queue                = { arn = module.queue["tracking"].arn, visibility_timeout_seconds = 6 * local.worker_timeout }
+  batch_size           = 10
+  maximum_concurrency  = var.worker_concurrency
+  depends_on           = [aws_lambda_invocation.migrate]
+}
+
+module "dispatcher" {
+  source             = "../function"
+  count              = contains(var.services, "tracking") ? 1 : 0
+  name               = "${var.name_prefix}-dispatcher"
+  description        = "Wakes the lanes of shipments that are due"
+  aws                = local.common.aws
+  architecture       = local.common.architecture
+  subnet_ids         = local.common.subnet_ids
+  log_retention_days = local.common.log_retention_days
+  kms_key_arn        = local.common.kms_key_arn
+  security_group_id  = module.network.inside_security_group_id
+  handler            = "penstock.aws.lambda_handlers.dispatcher"
+  package            = var.packages.worker
+  memory_mb          = 256
+  timeout_seconds    = 60
+  environment        = local.function_environment
+  permissions        = [local.may.read_secrets, local.may.decrypt, local.may.wake]
+  depends_on         = [aws_lambda_invocation.migrate]
+}
+
+module "dispatch" {
+  source      = "../schedule"
+  count       = contains(var.services, "tracking") ? 1 : 0
+  name        = "${var.name_prefix}-dispatch"
+  description = "Hourly: shipments that are due"
+  aws         = local.aws
+  expression  = "rate(1 hour)"
+  function    = { name = module.dispatcher[0].name, arn = module.dispatcher[0].arn }
+  kms_key_arn = module.key.arn
+}
+
 module "sweeper" {
   source             = "../function"
   name               = "${var.name_prefix}-sweeper"

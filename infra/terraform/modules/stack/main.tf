@@ -17,12 +17,13 @@ locals {
   # Jobs are always there: their rows are swept and shown even where no worker runs any.
   services = setunion(["jobs"], var.services)
   kinds = {
-    jobs   = ["job"]
-    events = ["delivery", "fanout", "replay"]
+    jobs     = ["job"]
+    events   = ["delivery", "fanout", "replay"]
+    tracking = ["shipment_check", "shipment_import"]
   }
 
   worker_timeout = 60 # seconds
-  retention_days = { events = 7, jobs = 4 }
+  retention_days = { events = 7, jobs = 4, tracking = 4 }
 }
 
 module "key" {

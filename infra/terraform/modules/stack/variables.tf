@@ -12,8 +12,8 @@ variable "services" {
   type        = set(string)
   default     = ["events"]
   validation {
-    condition     = length(setsubtract(var.services, ["events"])) == 0
-    error_message = "services may name: events."
+    condition     = length(setsubtract(var.services, ["events", "tracking"])) == 0
+    error_message = "services may name: events, tracking."
   }
 }
 

@@ -41,6 +41,7 @@ run "events" {
 
 run "everything" {
   variables {
+    services = ["events", "tracking"]
     worker = {
       image   = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/penstock-test-worker@sha256:0000000000000000000000000000000000000000000000000000000000000000"
       app     = "shop:app"
