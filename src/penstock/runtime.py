@@ -45,7 +45,14 @@ from penstock.wiring import (
 )
 from penstock.work import circuit
 from penstock.work.isolate import child_process
-from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
+from penstock.work.schedule import (
+    Periodic,
+    Scheduler,
+    dead_letters,
+    gauges,
+    release_all,
+    sweeper,
+)
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wakeups
 from penstock.work.wakeups.local import LocalWakeups
@@ -60,7 +67,15 @@ if TYPE_CHECKING:
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
+DEAD_LETTERS_EVERY = 50.0  # seconds: each minute, when each minute is asked what is due
 PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
+# The kinds of work of each service: who has a queue of its own sends them there.
+KINDS = {
+    "jobs": ("job",),
+    "events": ("delivery", "fanout", "replay"),
+    "tracking": ("shipment_check", "shipment_import"),
+    "predictions": ("prediction", "model_training"),
+}
 
 
 def migrate(settings: Settings) -> tuple[str | None, str]:
@@ -151,16 +166,45 @@ def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
     )
 
 
-def make_wakeups(settings: Settings, database: Database) -> Wakeups:
-    """The wake-ups that fit the database, unless a setting says otherwise."""
+def make_wakeups(settings: Settings, database: Database, *, listen: bool = True) -> Wakeups:
+    """The wake-ups that fit the database, unless a setting says otherwise.
+
+    With `listen=False` the process only tells others, if there may be others.
+    """
     if isinstance(database, SqliteDatabase):
         return LocalWakeups(watch=_others_committed(database))
     if settings.wakeups == "local":
         return LocalWakeups()
+    if settings.wakeups == "sqs":
+        return _sqs_wakeups(settings, listen=listen)
     from penstock.work.wakeups.postgres import PostgresWakeups
 
     assert settings.database_url is not None
-    return PostgresWakeups(settings.database_url.get_secret_value())
+    return PostgresWakeups(settings.database_url.get_secret_value(), listen=listen)
+
+
+def queues(settings: Settings) -> dict[str, str]:
+    """The URL of the SQS queue for each kind of work that the settings' services have."""
+    found: dict[str, str] = {}
+    for service in dict.fromkeys(("jobs", *running(settings))):
+        if service not in settings.sqs_queues:
+            raise SettingsError(
+                f"PENSTOCK_SQS_{service.upper()}_QUEUE_URL is missing: PENSTOCK_WAKEUPS is sqs,"
+                f" and this process has the service {service}"
+            )
+        found |= dict.fromkeys(KINDS[service], settings.sqs_queues[service])
+    return found
+
+
+def _sqs_wakeups(settings: Settings, *, listen: bool) -> Wakeups:
+    from penstock.work.wakeups.sqs import SqsWakeups
+
+    return SqsWakeups(
+        queues(settings),
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url,
+        listen=listen,
+    )
 
 
 def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]:
@@ -208,7 +252,7 @@ class Runtime:
     async def ready(self) -> dict[str, str | None]:
         """What readiness depends on beside the database, each with what is wrong, or None."""
         healthy = getattr(self.wakeups, "healthy", True)
-        return {"wakeups": None if healthy else "notifications cannot be received"}
+        return {"wakeups": None if healthy else "wake-ups cannot be received or sent"}
 
     def http(self, admin_token: str | None = None) -> FastAPI:
         """The API over these services. `admin_token` may do everything as `default`."""
@@ -244,8 +288,11 @@ async def open_runtime(
     app_path: str | None = None,
     clock: Clock | None = None,
     isolate: bool = True,
+    listen: bool = True,
 ) -> AsyncIterator[Runtime]:
     """Open everything a working process needs; closes it in reverse order.
+
+    `listen=False`: wake-ups come some other way, or none is waited for.
 
     The tables must be there (`migrate`). On SQLite this process becomes the database's owner, and
     whatever an earlier owner held when it died is returned.
@@ -255,7 +302,7 @@ async def open_runtime(
         database = make_database(settings, clock, owner=True)
         await database.open()
         stack.push_async_callback(database.close)
-        wakeups = make_wakeups(settings, database)
+        wakeups = make_wakeups(settings, database, listen=listen)
         await wakeups.open()
         stack.push_async_callback(wakeups.close)
         waker = Waker(database, wakeups)
@@ -285,6 +332,7 @@ async def open_runtime(
         periodic = [
             sweeper(database, waker, kinds, every=settings.sweep_interval, held=worker.held),
             gauges(database, kinds, every=GAUGES_EVERY),
+            *_dead_letters(wakeups),
             *(task for service in made for task in service.periodic),
             *(_pruning(database, rule) for rule in _retention(made)),
         ]
@@ -302,6 +350,11 @@ async def open_runtime(
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime
+
+
+def _dead_letters(wakeups: Wakeups) -> list[Periodic]:
+    ask = getattr(wakeups, "dead_letters", None)  # of queues that have such
+    return [] if ask is None else [dead_letters(ask, every=DEAD_LETTERS_EVERY)]
 
 
 def _retention(services: Sequence[Service]) -> list[Rule]:

@@ -38,12 +38,14 @@ from typing import Any, get_args
 
 import pytest
 
+from penstock.aws import secrets
 from penstock.events import http, sign, why
 from penstock.settings import PREFIX, Settings
 from penstock.tracking import columns, sheet
 from penstock.tracking import why as tracking_why
 from penstock.tracking.status import STATUSES
 from support.nursery import possible, shim
+from support.sqs_server import ENVIRONMENT, REGION, running
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -299,6 +301,25 @@ def test_run_on_postgresql(new_postgres: Any, reader: Reader) -> None:
     reader.play(page)
 
 
+@pytest.mark.postgres
+def test_use_sqs(new_postgres: Any, reader: Reader) -> None:
+    page = DOCS / "how-to" / "use-sqs.md"
+    (written,) = re.findall(r"postgresql://\S+", page.read_text())
+    with running() as server:
+        for queue, file in (("events-dead", "dead.json"), ("events", "events.json"), ("jobs", "")):
+            attributes = json.loads(named(page, file)) if file else {}
+            server.sync(lambda queue=queue, its=attributes: server.create(queue, **its))
+        reader.swaps |= {
+            written: new_postgres(),
+            "https://sqs.eu-west-1.amazonaws.com": server.url,
+            "PENSTOCK_WAKEUPS=sqs": "PENSTOCK_WAKEUPS=sqs\n"
+            f"PENSTOCK_AWS_ENDPOINT_URL={server.url}\nPENSTOCK_AWS_REGION={REGION}",
+        }
+        reader.environment |= ENVIRONMENT
+        reader.run("export " + " ".join(f"{k}={v}" for k, v in ENVIRONMENT.items()), None)
+        reader.play(page)
+
+
 def test_examples(reader: Reader) -> None:
     for file in (ROOT / "examples").glob("*.py"):
         shutil.copy(file, reader.folder)
@@ -489,7 +510,9 @@ def test_links_lead_somewhere() -> None:
 def test_every_setting_that_a_page_names_exists() -> None:
 
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {
-        "PENSTOCK_TEST_POSTGRES_URL"
+        "PENSTOCK_TEST_POSTGRES_URL",
+        secrets.PASSWORD,
+        secrets.KEY,
     }
     for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         assert set(re.findall(r"PENSTOCK_[A-Z_]+", page.read_text())) <= known, page

@@ -5,10 +5,11 @@ from __future__ import annotations
 import typer
 
 from penstock import __version__
-from penstock.cli import data, isolated, listen, predict, serve, train
+from penstock.cli import data, isolated, listen, predict, serve, smoke, train
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
+from penstock.cli import queue as queue_commands
 from penstock.cli import replays as replays_commands
 from penstock.cli import track as track_command
 
@@ -44,7 +45,9 @@ train.register(app)
 predict.register(app)
 data.register(app)
 listen.register(app)
+smoke.register(app)
 track_command.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")
 app.add_typer(replays_commands.app, name="replays")
+app.add_typer(queue_commands.app, name="queue")
