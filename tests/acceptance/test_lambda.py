@@ -10,71 +10,20 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from penstock.storage import migrate as schema
-from support.lambda_runtime import Function, event_of, map_events, open_files, threads
+from support.carriers import SECRET, SPOKEN, CarrierServer
+from support.house import database_down, dead_letters, late, moving, pass_time, until
+from support.lambda_account import QUEUES, Account, Gateway, call, key_of, request_of, wake
+from support.lambda_runtime import event_of, map_events
 from support.receiver import Receiver, Reply
 from support.sqs_queue import Mischief
-from support.sqs_server import ENVIRONMENT, REGION, SqsServer, running
+from support.sqs_server import running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
-HANDLERS = "penstock.aws.lambda_handlers"
-
-
-class Account:
-    """A database, queues, and functions on both."""
-
-    def __init__(self, sqs: SqsServer, url: str, folder: Path, stack: AsyncExitStack) -> None:
-        self.sqs = sqs
-        self.url = url
-        self._folder = folder
-        self._stack = stack
-        self.env = {
-            **ENVIRONMENT,
-            "PENSTOCK_DATABASE_URL": url,
-            "PENSTOCK_DATABASE_THREADS": "2",
-            "PENSTOCK_SECRET_KEY": "s" * 32,
-            "PENSTOCK_WAKEUPS": "sqs",
-            "PENSTOCK_SERVICES": "events",
-            "PENSTOCK_AWS_REGION": REGION,
-            "PENSTOCK_AWS_ENDPOINT_URL": sqs.url,
-            "PENSTOCK_LOG_FORMAT": "json",
-            "PENSTOCK_METRICS": "emf",
-            "PENSTOCK_METRICS_NAMESPACE": "Penstock/test",
-            "PENSTOCK_LOG_LEVEL": "debug",
-            "PENSTOCK_ALLOW_PRIVATE_TARGETS": "127.0.0.0/8",
-        }
-        for name in ("events", "jobs"):
-            self.env[f"PENSTOCK_SQS_{name.upper()}_QUEUE_URL"] = sqs.sync(
-                lambda name=name: sqs.create(  # type: ignore[misc]
-                    name, dlq=f"{name}-dead", receives=10, VisibilityTimeout=360
-                )
-            )
-
-    async def function(self, handler: str, *, timeout: float = 60.0, **env: str) -> Function:
-        made = Function(
-            f"{HANDLERS}.{handler}",
-            self._folder / handler,
-            self.env | env,
-            timeout=timeout,
-        )
-        return await self._stack.enter_async_context(made)
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            cursor = connection.execute(query)  # type: ignore[arg-type]
-            return cursor.fetchall() if cursor.description else []
-
-    @property
-    def lanes(self) -> list[str]:
-        return [lane for (lane,) in self.rows("SELECT id FROM lanes ORDER BY id")]
-
-
-def wake(lane: str, kind: str = "delivery") -> str:
-    return json.dumps({"v": 1, "kind": kind, "lane": lane})
+COUNTED = "support.lambda_counted"
 
 
 @pytest.fixture
@@ -84,42 +33,11 @@ async def account(new_postgres: Callable[[], str], tmp_path: Path) -> AsyncItera
             yield Account(sqs, new_postgres(), tmp_path, stack)
 
 
-class Gateway:
-    """The HTTP API behind API Gateway, as the owner of a key."""
-
-    def __init__(self, function: Function, key: str) -> None:
-        self.function = function
-        self.key = key
-
-    async def ok(self, method: str, path: str, body: Any = None) -> Any:
-        answer = await _call(self.function, self.key, method, path, body)
-        assert answer["statusCode"] < 300, answer
-        return json.loads(answer["body"])
-
-    async def endpoint(self, target: str, *event_types: str, **fields: Any) -> None:
-        body = {"target": target, "event_types": list(event_types), **fields}
-        await self.ok("POST", "/v1/endpoints", body)
-
-    async def send(self, event_type: str, payload: Any = None) -> str:
-        body = {"event_type": event_type, "payload": payload or {}}
-        return str((await self.ok("POST", "/v1/events", body))["event_id"])
-
-    async def event(self, event_id: str) -> Any:
-        return await self.ok("GET", f"/v1/events/{event_id}")
-
-    async def final(self, event_id: str, seconds: float = 60.0) -> Any:
-        deadline = time.monotonic() + seconds
-        while (found := await self.event(event_id))["status"] == "pending":
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(0.05)
-        return found
-
-
 @pytest.fixture
 async def house(account: Account) -> tuple[Account, Gateway]:
     """Migrated, with an API that takes what others are to work off."""
     await asyncio.to_thread(schema.upgrade, account.url)
-    return account, Gateway(await account.function("api"), await _key(account))
+    return account, Gateway(await account.function("api"), await key_of(account))
 
 
 async def test_the_whole_story(account: Account, receiver: Receiver) -> None:
@@ -130,21 +48,22 @@ async def test_the_whole_story(account: Account, receiver: Receiver) -> None:
     assert done.payload == {"from_revision": None, "to_revision": schema.head()}
     assert (await migrate.invoke({})).payload["from_revision"] == schema.head()
 
-    api = Gateway(await account.function("api"), await _key(account))
-    await api.endpoint(receiver.script("/hook", [500, 200]), "*")
+    api = Gateway(await account.function("api"), await key_of(account))
+    await api.endpoint(receiver.script("/hook", [500, 500, 500, 200]), "*")
+    watching = asyncio.create_task(late(account.url, receiver, "/hook", retries=3))
     event_id = await api.send("a", {"n": 1})
     # The wake had left when the answer was given: a frozen function sends nothing.
     assert account.sqs.queue("events").counts()[0] == 1
 
     worker, stop = await account.function("events_worker"), asyncio.Event()
     mapping = asyncio.create_task(map_events(account.sqs, "events", worker, stop))
-    await receiver.arrived("/hook", 2, 60)
     told = await api.final(event_id)
     stop.set()
     await mapping
-    assert (told["status"], told["delivery_attempts"]) == ("delivered", 2)
-    first, second = receiver.at("/hook")
-    assert 0.8 <= second.at - first.at < 1.2 + 1.0
+    assert (told["status"], told["delivery_attempts"]) == ("delivered", 4)
+    # Due after 1, 2 and 4 seconds, give or take a fifth: each wake comes within a second of it.
+    for seconds in await watching:
+        assert 0 <= seconds < 1.0
     assert worker.starts == 1
 
     sweeper = await account.function("sweeper")
@@ -179,17 +98,17 @@ def _metrics_were_sent(worker: Function, sweeper: Function) -> None:
 async def test_answers_of_the_api(account: Account) -> None:
     api = await account.function("api")
     await (await account.function("migrate")).invoke({})
-    live = await _call(api, None, "GET", "/health/live")
+    live = await call(api, None, "GET", "/health/live")
     assert json.loads(live["body"]) == {"status": "live"}
-    ready = await _call(api, None, "GET", "/health/ready")
+    ready = await call(api, None, "GET", "/health/ready")
     assert ready["statusCode"] == 200
-    nobody = await _call(api, None, "GET", "/v1/events")
+    nobody = await call(api, None, "GET", "/v1/events")
     assert nobody["statusCode"] == 401
     assert nobody["headers"]["content-type"] == "application/problem+json"
     assert nobody["isBase64Encoded"] is False
     assert json.loads(nobody["body"])["code"] == "unauthenticated"
-    key = await _key(account)
-    broken = await _call(api, key, "POST", "/v1/events", None, body="{")
+    key = await key_of(account)
+    broken = await call(api, key, "POST", "/v1/events", None, body="{")
     assert json.loads(broken["body"])["code"] == "malformed_json"
     assert api.starts == 1
 
@@ -219,27 +138,37 @@ async def test_what_cannot_be_read_and_what_others_will(house: tuple[Account, Ga
 async def test_invocations_share_an_environment_and_leak_nothing(
     house: tuple[Account, Gateway], receiver: Receiver
 ) -> None:
-    account, api = house
+    """500 of a worker and as many of the API: one in ten has something to deliver."""
+    account, _ = house
+    tests = str(Path(__file__).parents[1])
+    worker = await account.function("events_worker", module=COUNTED, PYTHONPATH=tests)
+    front = await account.function("api", module=COUNTED, PYTHONPATH=tests)
+    api = Gateway(front, await key_of(account))
     await api.endpoint(receiver.url("/hook"), "a", max_in_flight=1)
-    worker = await account.function("events_worker")
     (lane,) = account.lanes
-    await api.send("a")
-    await worker.invoke(event_of(wake(lane)))
-    await receiver.arrived("/hook")
 
-    async def invoke(times: int) -> tuple[int, int, int]:
-        for _ in range(times):
+    async def invoke(times: int) -> list[Any]:
+        for n in range(times):
+            await (api.send("a") if n % 10 == 0 else api.ok("GET", "/v1/events?limit=1"))
             answer = await worker.invoke(event_of(wake(lane), wake("gone")))
             assert answer.payload == {"batchItemFailures": []}
+        # What is left when the last has returned is what a frozen process would keep.
+        await worker.invoke({**event_of(wake(lane)), "count": True})
+        await front.invoke({**request_of(api.key, "GET", "/v1/events"), "count": True})
         ((connections,),) = account.rows(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         )
-        return open_files(worker.pid), threads(worker.pid), connections
+        held = [each.logged("counted")[-1] for each in (worker, front)]
+        return [connections, *held]
 
     before = await invoke(30)
     after = await invoke(500)
-    assert worker.starts == 1
+    for held in (*before[1:], *after[1:]):
+        assert (held["loops"], held["tasks"]) == (1, 0)
+        assert held.pop("timers") <= 2  # of connections that are kept open for a while
     assert after == before
+    assert len(receiver.at("/hook")) == 53
+    assert (worker.starts, front.starts) == (1, 1)
 
 
 async def test_a_batch_that_takes_too_long_is_given_back_in_time(
@@ -301,28 +230,21 @@ async def test_an_outage_of_the_database(account: Account, receiver: Receiver) -
     worker, api = await account.function("events_worker"), await account.function("api")
     fine = await worker.invoke(event_of(wake("a")))
     assert fine.payload == {"batchItemFailures": []}
-    key = await _key(account)
-    assert (await _call(api, key, "GET", "/v1/events"))["statusCode"] == 200
-    name = account.url.partition("?")[0].rpartition("/")[2]
-    server = account.url.replace(f"/{name}", "/postgres")
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-        )
+    key = await key_of(account)
+    assert (await call(api, key, "GET", "/v1/events"))["statusCode"] == 200
+    with database_down(account.url):
         down = await worker.invoke(event_of(wake("a"), wake("b")))
         assert down.error is None
         failed = [item["itemIdentifier"] for item in down.payload["batchItemFailures"]]
         assert failed == ["m0", "m1"]
         assert worker.logged("invocation_failed")
-        refused = await _call(api, key, "GET", "/v1/events")
+        refused = await call(api, key, "GET", "/v1/events")
         assert refused["statusCode"] == 503
         assert json.loads(refused["body"])["code"] == "storage_unavailable"
-        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
     deadline = time.monotonic() + 60
     while (await worker.invoke(event_of(wake("a")))).payload["batchItemFailures"]:
         assert time.monotonic() < deadline
-    assert (await _call(api, key, "GET", "/v1/events"))["statusCode"] == 200
+    assert (await call(api, key, "GET", "/v1/events"))["statusCode"] == 200
     assert (worker.starts, api.starts) == (1, 1)
 
 
@@ -354,71 +276,81 @@ async def test_messages_lost_doubled_and_shuffled(
     assert account.sqs.queue("events-dead").counts() == (0, 0, 0)
 
 
+async def test_half_an_hour_behind_open_circuits_makes_no_dead_letters(
+    new_postgres: Callable[[], str], tmp_path: Path, receiver: Receiver
+) -> None:
+    """An endpoint and a carrier are down for 30 minutes; three receives would bury a message."""
+    async with AsyncExitStack() as stack:
+        carrier = await stack.enter_async_context(CarrierServer())
+        sqs = stack.enter_context(running(seed=3))
+        account = Account(sqs, new_postgres(), tmp_path, stack, receives=3)
+        account.env |= {
+            "PENSTOCK_SWEEP_INTERVAL": "100ms",  # each call is a minute later
+            "PENSTOCK_DELIVERY_SCHEDULE": "100ms,100ms,1h",
+            "PENSTOCK_DHL_API_KEY": SECRET,
+            "PENSTOCK_DHL_URL": carrier.url,
+            "PENSTOCK_DHL_CALLS_PER_SECOND": "100",
+            "PENSTOCK_DHL_CALLS_PER_DAY": "1000000",
+        }
+        await asyncio.to_thread(schema.upgrade, account.url)
+        api = Gateway(await account.function("api"), await key_of(account))
+        dhl = SPOKEN["dhl"]
+        carrier.answers(dhl.error(503))
+        receiver.script("/down", [500])
+        await api.endpoint(receiver.url("/down"), "a")
+        sent = [await api.send("a", {"n": n}) for n in range(20)]
+        for n in range(10, 20):
+            body = {"carrier": "dhl", "tracking_number": f"33188100{n}"}
+            await api.ok("POST", "/v1/shipments", body)
+        stop = asyncio.Event()
+        events, tracking, sweeper, dispatcher = [
+            await account.function(name)
+            for name in ("events_worker", "tracking_worker", "sweeper", "dispatcher")
+        ]
+        mappings = [
+            asyncio.create_task(map_events(sqs, "events", events, stop)),
+            asyncio.create_task(map_events(sqs, "tracking", tracking, stop)),
+        ]
+
+        async def minutes(number: int) -> None:
+            for _ in range(number):
+                await asyncio.to_thread(pass_time, sqs, account.url, 61)
+                await sweeper.invoke({})
+                await until(lambda: not moving(sqs, QUEUES))
+
+        opened = "SELECT lane FROM circuit_log WHERE state = 'open'"
+        deadline = time.monotonic() + 60
+        while len(set(account.rows(opened))) < 2:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        await minutes(30)
+        await dispatcher.invoke({})  # as each hour: it says again what everybody knows
+        assert len(account.rows(opened)) >= 8
+        assert dead_letters(sqs, QUEUES) == 0
+        assert account.rows("SELECT DISTINCT status FROM deliveries") == [("pending",)]
+
+        receiver.script("/down", [200])
+        carrier.answers(dhl.found)
+        owed = (
+            "SELECT id FROM deliveries WHERE status = 'pending'"
+            " UNION ALL SELECT id FROM shipments WHERE tracking_status = 'pending'"
+        )
+        deadline = time.monotonic() + 60
+        while account.rows(owed):
+            assert time.monotonic() < deadline
+            await minutes(5)
+            await asyncio.sleep(0.2)
+        stop.set()
+        await asyncio.gather(*mappings)
+        assert dead_letters(sqs, QUEUES) == 0
+        for id_ in sent:
+            assert (await api.event(id_))["status"] == "delivered"
+        assert account.rows("SELECT sum(lapses) FROM deliveries") == [(0,)]
+
+
 async def test_a_missing_setting_is_named(account: Account) -> None:
     await (await account.function("migrate")).invoke({})
     worker = await account.function("events_worker", PENSTOCK_SQS_EVENTS_QUEUE_URL="")
     answer = await worker.invoke(event_of(wake("a")))
     assert answer.error is not None
     assert "PENSTOCK_SQS_EVENTS_QUEUE_URL is missing" in answer.payload["errorMessage"]
-
-
-# ------------------------------------------------------------------ helpers
-
-
-async def _key(account: Account) -> str:
-    from penstock.api import keys
-    from penstock.clock import SystemClock
-    from penstock.storage.postgres import PostgresDatabase
-
-    database = PostgresDatabase(account.url, SystemClock())
-    await database.open()
-    try:
-        _, secret = await database.unit(lambda tx: keys.create(tx, "default", "k", None))
-    finally:
-        await database.close()
-    return secret
-
-
-async def _call(
-    function: Function,
-    key: str | None,
-    method: str,
-    path: str,
-    document: Any = None,
-    *,
-    body: str | None = None,
-) -> dict[str, Any]:
-    """A request as API Gateway's HTTP API passes it on, in payload format 2.0."""
-    headers = {"host": "api.example.com", "content-type": "application/json"}
-    if key is not None:
-        headers["authorization"] = f"Bearer {key}"
-    event = {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": "",
-        "headers": headers,
-        "requestContext": {
-            "accountId": "123456789012",
-            "apiId": "api",
-            "domainName": "api.example.com",
-            "http": {
-                "method": method,
-                "path": path,
-                "protocol": "HTTP/1.1",
-                "sourceIp": "203.0.113.7",
-                "userAgent": "test",
-            },
-            "requestId": "r",
-            "routeKey": "$default",
-            "stage": "$default",
-            "time": "01/Jan/2026:00:00:00 +0000",
-            "timeEpoch": 1767225600000,
-        },
-        "body": json.dumps(document) if body is None and document is not None else body,
-        "isBase64Encoded": False,
-    }
-    answer = await function.invoke(event)
-    assert answer.error is None, answer
-    found: dict[str, Any] = answer.payload
-    return found

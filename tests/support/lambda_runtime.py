@@ -36,15 +36,29 @@ class Answer:
 
 
 class Function:
-    """One function. `timeout` is in seconds."""
+    """One function. `timeout` is in seconds.
+
+    Its code is what this Python has, or what was unpacked into `task`, for that `python`.
+    """
 
     def __init__(
-        self, handler: str, folder: Path, env: Mapping[str, str], *, timeout: float = 60.0
+        self,
+        handler: str,
+        folder: Path,
+        env: Mapping[str, str],
+        *,
+        timeout: float = 60.0,
+        task: Path | None = None,
+        python: str = sys.executable,
     ) -> None:
         self.handler = handler
         self.timeout = timeout
         self.starts = 0
+        self.init_seconds = 0.0  # from the start of the process to its first question
+        self._began = 0.0
         self._folder = folder
+        self._task = task or folder
+        self._python = python
         self._env = dict(env)
         self._next: asyncio.Queue[tuple[str, bytes, float]] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[tuple[str | None, bytes]]] = {}
@@ -132,13 +146,16 @@ class Function:
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
             "AWS_REGION": REGION,
-            "LAMBDA_TASK_ROOT": str(self._folder),
+            "LAMBDA_TASK_ROOT": str(self._task),
             "_HANDLER": self.handler,
         }
+        if self._task != self._folder:
+            env["PYTHONPATH"] = str(self._task)
+        self._began = time.monotonic()
         with (self._folder / "log").open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "awslambdaric", self.handler),
-                cwd=self._folder,
+                *(self._python, "-m", "awslambdaric", self.handler),
+                cwd=self._task,
                 env=env,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
@@ -153,6 +170,8 @@ class Function:
                 answer.set_result(("Runtime.ExitError", b"null"))
 
     async def _give(self, request: web.Request) -> web.Response:
+        if self._began:
+            self.init_seconds, self._began = time.monotonic() - self._began, 0.0
         id_, event, deadline = await self._next.get()
         headers = {
             "Lambda-Runtime-Aws-Request-Id": id_,
@@ -172,13 +191,16 @@ class Function:
         return web.Response(status=202)
 
 
-def open_files(pid: int) -> int:
-    """How many file descriptors a process has."""
+def open_files(pid: int | str) -> int:
+    """How many file descriptors a process has; `self` is this one."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def threads(pid: int) -> int:
-    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+def peak_memory(pid: int) -> float:
+    """The most memory that a process has had so far, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [each for each in status.splitlines() if each.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
 
 
 def records(messages: Iterable[Mapping[str, Any]], queue: str) -> dict[str, Any]:
