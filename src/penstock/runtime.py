@@ -45,7 +45,14 @@ from penstock.wiring import (
 )
 from penstock.work import circuit
 from penstock.work.isolate import child_process
-from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
+from penstock.work.schedule import (
+    Periodic,
+    Scheduler,
+    dead_letters,
+    gauges,
+    release_all,
+    sweeper,
+)
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wakeups
 from penstock.work.wakeups.local import LocalWakeups
@@ -60,6 +67,7 @@ if TYPE_CHECKING:
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
+DEAD_LETTERS_EVERY = 50.0  # seconds: each minute, when each minute is asked what is due
 PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
 # The kinds of work of each service: who has a queue of its own sends them there.
 KINDS = {
@@ -324,6 +332,7 @@ async def open_runtime(
         periodic = [
             sweeper(database, waker, kinds, every=settings.sweep_interval, held=worker.held),
             gauges(database, kinds, every=GAUGES_EVERY),
+            *_dead_letters(wakeups),
             *(task for service in made for task in service.periodic),
             *(_pruning(database, rule) for rule in _retention(made)),
         ]
@@ -341,6 +350,11 @@ async def open_runtime(
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime
+
+
+def _dead_letters(wakeups: Wakeups) -> list[Periodic]:
+    ask = getattr(wakeups, "dead_letters", None)  # of queues that have such
+    return [] if ask is None else [dead_letters(ask, every=DEAD_LETTERS_EVERY)]
 
 
 def _retention(services: Sequence[Service]) -> list[Rule]:

@@ -121,6 +121,12 @@ def _queue_url(value: object) -> object:
     return value
 
 
+def _namespace(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", value):
+        raise ValueError("not a name of a namespace")
+    return value
+
+
 def _http_url(value: object) -> object:
     if isinstance(value, str):
         TypeAdapter(AnyHttpUrl).validate_python(value)
@@ -315,7 +321,8 @@ class Settings(BaseSettings):
     ) = _setting(
         None,
         "Private networks that deliveries may go to, also by plain http. When absent, none; "
-        "but a server that listens on loopback allows 127.0.0.0/8. Empty: none at all.",
+        "but a server that listens on loopback allows 127.0.0.0/8, and so does a worker whose "
+        "`PENSTOCK_HOST` is set to loopback. Empty: none at all.",
         "comma-separated networks such as 10.0.0.0/8, 127.0.0.1/32",
     )
     delivery_slots: int = _setting(256, "Deliveries under way at once in a process.", _COUNT, ge=1)
@@ -491,6 +498,17 @@ class Settings(BaseSettings):
         gt=0,
     )
     metrics_public: bool = _setting(True, "Answer /metrics without a credential.", "true or false")
+    metrics: Annotated[Literal["prometheus", "emf"], BeforeValidator(_lower)] = _setting(
+        "prometheus",
+        "Where figures go: to `/metrics` alone, or also to Amazon CloudWatch, as lines of the log "
+        "in its embedded metric format.",
+        "prometheus or emf",
+    )
+    metrics_namespace: Annotated[str, BeforeValidator(_namespace)] = _setting(
+        "Penstock",
+        "The namespace of the metrics in CloudWatch; each environment in an account wants its own.",
+        "at most 255 letters, digits and . - _ / # :",
+    )
     log_level: Annotated[Level, BeforeValidator(_lower)] = _setting(
         "info", "The least level that is logged.", "debug, info, warning or error"
     )

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from penstock._emf import Emf
 from penstock._logging import Format, Level, LogEvent, bind, configure_logging, log
 from penstock._metrics import Metric, Metrics
 
 __all__ = [
+    "Emf",
     "Format",
     "Level",
     "LogEvent",
@@ -33,6 +35,7 @@ __all__ = [
     "log_events",
     "metrics",
     "metrics_declared",
+    "metrics_to_cloudwatch",
 ]
 
 
@@ -141,6 +144,12 @@ INVOCATION_FAILED: Final = _event(
     "error",
     "A Lambda function could not do what it was called for; the messages come again.",
     *("messages", "error"),
+)
+DEAD_LETTERS_UNSEEN: Final = _event(
+    "dead_letters_unseen",
+    "info",
+    "SQS does not let this process see how many dead letters there are; it asks no more.",
+    "error",
 )
 LANE_UNKNOWN: Final = _event(
     "lane_unknown",
@@ -404,6 +413,14 @@ DEAD_ROWS: Final = Metric(
     ("kind",),
     cloudwatch="DeadRows",
 )
+DEAD_LETTERS: Final = Metric(
+    "penstock_dead_letters",
+    "gauge",
+    "messages",
+    "Messages in dead-letter queues, by the queue's name.",
+    ("queue",),
+    cloudwatch="DlqDepth",
+)
 LANES_OPEN: Final = Metric(
     "penstock_lanes_open",
     "gauge",
@@ -467,6 +484,7 @@ CARRIER_CALLS: Final = Metric(
     "Calls to carriers by what came of them (found, not_found, unavailable, rate_limited, …).",
     ("carrier", "outcome"),
     cloudwatch="CarrierCalls",
+    by=("outcome",),
 )
 CARRIER_CALL_DURATION: Final = Metric(
     "penstock_carrier_call_duration_seconds",
@@ -530,3 +548,10 @@ def metrics_declared() -> dict[str, Metric]:
 
 
 metrics: Final = Metrics(metrics_declared().values())
+
+
+def metrics_to_cloudwatch(namespace: str) -> Emf:
+    """From now on keep what CloudWatch is to know, under this name, until it is flushed."""
+    emf = Emf(namespace)
+    metrics.send_to(emf)
+    return emf

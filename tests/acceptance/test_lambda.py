@@ -38,10 +38,14 @@ class Account:
             "PENSTOCK_DATABASE_THREADS": "2",
             "PENSTOCK_SECRET_KEY": "s" * 32,
             "PENSTOCK_WAKEUPS": "sqs",
+            "PENSTOCK_SERVICES": "events",
             "PENSTOCK_AWS_REGION": REGION,
             "PENSTOCK_AWS_ENDPOINT_URL": sqs.url,
             "PENSTOCK_LOG_FORMAT": "json",
+            "PENSTOCK_METRICS": "emf",
+            "PENSTOCK_METRICS_NAMESPACE": "Penstock/test",
             "PENSTOCK_LOG_LEVEL": "debug",
+            "PENSTOCK_ALLOW_PRIVATE_TARGETS": "127.0.0.0/8",
         }
         for name in ("events", "jobs"):
             self.env[f"PENSTOCK_SQS_{name.upper()}_QUEUE_URL"] = sqs.sync(
@@ -153,6 +157,23 @@ async def test_the_whole_story(account: Account, receiver: Receiver) -> None:
     assert (await dispatcher.invoke({})).error is None
     assert account.sqs.queue("events").counts() == (0, 0, 0)
     assert account.sqs.queue("events-dead").counts() == (0, 0, 0)
+    _metrics_were_sent(worker, sweeper)
+
+
+def _metrics_were_sent(worker: Function, sweeper: Function) -> None:
+    """By each invocation what happened in it: what was delivered, and what is owed."""
+    pushed = worker.metrics("DeliverySuccess")
+    assert pushed == [({}, 1)]
+    assert worker.metrics("DeliveryRetry") == [({}, 1)]
+    ((_, latency),) = worker.metrics("DeliveryLatency")
+    assert len(latency) == 1
+    # Once in the first invocation; the second came within the same quarter of a minute.
+    kinds = {"job", "delivery", "fanout", "replay"}
+    for name in ("DueRows", "OldestDueAge", "DeadRows", "LanesOpen"):
+        assert {of["kind"] for of, _ in sweeper.metrics(name)} == kinds
+        assert [value for _, value in sweeper.metrics(name)] == [0] * len(kinds)
+    depths = {of["queue"]: value for of, value in sweeper.metrics("DlqDepth")}
+    assert depths == {"events-dead": 0, "jobs-dead": 0}
 
 
 async def test_answers_of_the_api(account: Account) -> None:

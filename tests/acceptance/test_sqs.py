@@ -40,9 +40,11 @@ class House:
             "PENSTOCK_DATABASE_URL": url,
             "PENSTOCK_SECRET_KEY": "s" * 32,
             "PENSTOCK_WAKEUPS": "sqs",
+            "PENSTOCK_SERVICES": "events",
             "PENSTOCK_AWS_REGION": REGION,
             "PENSTOCK_AWS_ENDPOINT_URL": server.url,
             "PENSTOCK_SWEEP_INTERVAL": "1s",
+            "PENSTOCK_ALLOW_PRIVATE_TARGETS": "127.0.0.0/8",
         }
         for name in QUEUES:
             made = server.sync(

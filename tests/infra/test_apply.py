@@ -39,6 +39,8 @@ provider "aws" {
   max_retries                 = 2 # by default a call that is not emulated hangs for minutes
   s3_use_path_style           = true
 }
+"""
+OBJECTS_ALONE = """
 module "objects" {
   source        = "../../modules/objects"
   name          = "penstock-staging"
@@ -155,6 +157,7 @@ def outputs(
     root = copied(scratch)
     folder = root / "environments" / "staging"
     (folder / "zz_override.tf").write_text(OVERRIDE)
+    (folder / "objects_alone.tf").write_text(OBJECTS_ALONE)
     (root / "modules" / "database" / "zz_override.tf").write_text(DATABASE_OVERRIDE)
     (root / "modules" / "alarms" / "queries.tf").unlink()
     packages = scratch / "packages"

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.timeout(600)
 # Of functions alone: penstock.aws.lambda_handlers reads the secrets and sets what they stand for.
 SECRETS = {"PENSTOCK_DATABASE_PASSWORD_SECRET_ARN", "PENSTOCK_SECRET_KEY_SECRET_ARN"}
 DAY = 24 * 3600
+NAMESPACE = "Penstock/penstock-test"
 # Actions that AWS knows no resource for.
 WITHOUT_RESOURCE = {"ec2:Describe", "ecr:GetAuthorizationToken"}
 
@@ -674,23 +675,33 @@ def own_metrics(state: State) -> Iterator[tuple[str, set[str]]]:
     for alarm in state.of("aws_cloudwatch_metric_alarm"):
         asked = [alarm, *(query["metric"][0] for query in alarm["metric_query"] if query["metric"])]
         for metric in asked:
-            if metric["namespace"] == "Penstock":
+            if metric["namespace"] == NAMESPACE:
                 yield metric["metric_name"], set(metric["dimensions"])
     (dashboard,) = state.of("aws_cloudwatch_dashboard")
     for widget in json.loads(dashboard["dashboard_body"])["widgets"]:
         for line in widget["properties"]["metrics"]:
-            if line[0] == "Penstock":
+            if line[0] == NAMESPACE:
                 named = [part for part in line[2:] if isinstance(part, str)]
                 yield line[1], set(named[::2])
             elif isinstance(line[0], dict):
-                searched = r"""SEARCH\('\{Penstock,(\w+)\} MetricName="(\w+)"'"""
+                searched = rf"""SEARCH\('\{{"{NAMESPACE}",(\w+)\}} MetricName="(\w+)"'"""
                 for dimension, metric in re.findall(searched, line[0].get("expression", "")):
                     yield metric, {dimension}
 
 
+def test_metrics_are_sent_where_alarms_look_for_them(everything: State) -> None:
+    for function in everything.of("aws_lambda_function"):
+        given = function["environment"][0]["variables"]
+        if function["function_name"] != "penstock-test-migrate":
+            assert (given["PENSTOCK_METRICS"], given["PENSTOCK_METRICS_NAMESPACE"]) == (
+                "emf",
+                NAMESPACE,
+            )
+
+
 def test_alarms_and_widgets_look_at_metrics_that_are_emitted(everything: State) -> None:
     emitted = {
-        metric.cloudwatch: set(metric.labels)
+        metric.cloudwatch: set(metric.dimensions)
         for metric in telemetry.metrics_declared().values()
         if metric.cloudwatch
     }

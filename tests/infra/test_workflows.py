@@ -91,6 +91,15 @@ def test_a_rollback_leaves_the_tables() -> None:
     assert variables["TF_VAR_run_migrations"] == "${{ inputs.run_migrations }}"
 
 
+def test_a_deployment_ends_with_a_smoke_test_of_what_was_deployed() -> None:
+    *_, last = named("deploy.yml")["jobs"]["deploy"]["steps"]
+    assert "penstock smoke" in last["run"]
+    # The version is that of the packages: in a rollback, the code beside them is another.
+    assert '--expect-version "$version"' in last["run"]
+    assert "dist/lambda/penstock-api.zip" in last["run"]
+    assert last["shell"] == "bash"  # with pipefail: the summary must not hide the exit code
+
+
 def test_every_variable_of_the_environments_is_given() -> None:
     folder = ROOT / "infra" / "terraform" / "environments" / "staging"
     declared = set(re.findall(r'^variable "(\w+)"', (folder / "variables.tf").read_text(), re.M))

@@ -83,6 +83,17 @@ class Function:
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line["event"] == event]
 
+    def metrics(self, name: str) -> list[tuple[dict[str, str], Any]]:
+        """What was sent of a metric so far: dimensions and value, line by line."""
+        found = []
+        for text in (self._folder / "log").read_text().splitlines():
+            line = json.loads(text) if text.startswith('{"_aws"') else {}
+            for directive in line.get("_aws", {}).get("CloudWatchMetrics", ()):
+                if name in [each["Name"] for each in directive["Metrics"]]:
+                    (dimensions,) = directive["Dimensions"]
+                    found.append(({each: line[each] for each in dimensions}, line[name]))
+        return found
+
     async def invoke(self, event: Any) -> Answer:
         """One invocation, in the environment there is or a new one."""
         if self._process is None or self._process.returncode is not None:

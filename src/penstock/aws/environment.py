@@ -18,7 +18,8 @@ from penstock.errors import StorageUnavailable
 from penstock.runtime import Runtime, open_runtime
 from penstock.settings import Settings, load_settings
 from penstock.storage import sql
-from penstock.telemetry import configure_logging
+from penstock.telemetry import Emf, configure_logging, metrics_to_cloudwatch
+from penstock.wiring import listening_nowhere
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class Environment:
         self._secrets: Secrets | None = None
         self._stack = contextlib.AsyncExitStack()
         self._runtime: Runtime | None = None
+        self._emf: Emf | None = None
         self._http: Http | None = None
 
     def run(self, what: Coroutine[Any, Any, T]) -> T:
@@ -50,8 +52,10 @@ class Environment:
         if self._secrets is None:
             self._secrets = Secrets(os.environ.get("PENSTOCK_AWS_ENDPOINT_URL") or None)
         await self._secrets.read()
-        settings = load_settings(**overrides)
+        settings = listening_nowhere(load_settings(**overrides))
         configure_logging(settings.log_level, settings.log_format)
+        if settings.metrics == "emf" and self._emf is None:
+            self._emf = metrics_to_cloudwatch(settings.metrics_namespace)
         return settings
 
     async def runtime(self, remaining: float) -> Runtime:
@@ -89,6 +93,11 @@ class Environment:
         """Return when every wake has been sent: a frozen process sends nothing."""
         if self._runtime is not None:
             await self._runtime.waker.close()
+
+    def flush_metrics(self) -> None:
+        """Write what was counted: a frozen process may never run again."""
+        if self._emf is not None:
+            self._emf.flush()
 
     async def _open(self, settings: Settings) -> Runtime:
         async with contextlib.AsyncExitStack() as stack:

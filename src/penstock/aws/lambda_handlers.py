@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, wraps
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from penstock.aws.environment import Environment
 from penstock.errors import PenstockError, StorageError
@@ -46,6 +46,7 @@ LAST: Final = 1.0  # seconds in which the answer must be on its way
 _EXCERPT: Final = 500  # characters of a refused body that are logged
 
 Event = Mapping[str, Any]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class Context(Protocol):
@@ -61,6 +62,19 @@ def _environment() -> Environment:
     return Environment()
 
 
+def _flushing(handler: Handler) -> Handler:
+    """The handler, after which its figures are sent, however it ended."""
+
+    @wraps(handler)
+    def flushed(event: Any, context: Any) -> Any:
+        try:
+            return handler(event, context)
+        finally:
+            _environment().flush_metrics()
+
+    return cast(Handler, flushed)
+
+
 def _remaining(context: Context) -> float:
     return context.get_remaining_time_in_millis() / 1000
 
@@ -68,6 +82,7 @@ def _remaining(context: Context) -> float:
 # ------------------------------------------------------------------ queues
 
 
+@_flushing
 def events_worker(event: Event, context: Context) -> dict[str, Any]:
     """Work off the lanes that the messages name.
 
@@ -157,6 +172,7 @@ def _failures(ids: Iterable[str]) -> dict[str, Any]:
 # ------------------------------------------------------------------ the API
 
 
+@_flushing
 def api(event: Any, context: Any) -> Any:
     """Answer one request of an HTTP API (payload format 2.0 or 1.0)."""
     environment = _environment()
@@ -193,6 +209,7 @@ def _unavailable() -> dict[str, Any]:
 # ------------------------------------------------------------------ schedules and deployments
 
 
+@_flushing
 def sweeper(event: Event, context: Context) -> dict[str, Any]:
     """One turn of what a long-running process does again and again, as far as it is due."""
     return _environment().run(_sweep(context))
@@ -204,6 +221,7 @@ async def _sweep(context: Context) -> dict[str, Any]:
     return await _turn(runtime, names, context)
 
 
+@_flushing
 def dispatcher(event: Event, context: Context) -> dict[str, Any]:
     """The services' own periodic tasks, whether or not they are due."""
     return _environment().run(_dispatch(context))

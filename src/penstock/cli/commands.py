@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from penstock import __version__
-from penstock.cli import data, isolated, listen, predict, serve, train
+from penstock.cli import data, isolated, listen, predict, serve, smoke, train
 from penstock.cli import demo as demo_command
 from penstock.cli import events as events_commands
 from penstock.cli import keys as keys_commands
@@ -45,6 +45,7 @@ train.register(app)
 predict.register(app)
 data.register(app)
 listen.register(app)
+smoke.register(app)
 track_command.register(app)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(events_commands.app, name="events")

@@ -9,8 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.settings import Settings, load_settings
 from penstock.work.wakeups import WakeupsUnavailable
 from penstock.work.wakeups.sqs_queues import (
@@ -58,7 +57,8 @@ def stats(as_json: JsonOption = False) -> None:
 @app.command()
 def redrive(
     service: Annotated[
-        str | None, typer.Argument(help="events, tracking or jobs; every queue if absent.")
+        str | None,
+        typer.Argument(help="events, tracking, predictions or jobs; every queue if absent."),
     ] = None,
     rate: Annotated[
         int | None, typer.Option(min=1, max=500, help="Messages a second, at most.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +18,8 @@ from penstock.errors import StorageError, StorageUnavailable
 from penstock.ids import new_id
 from penstock.storage import Database, Statement, Tx, sql
 from penstock.telemetry import (
+    DEAD_LETTERS,
+    DEAD_LETTERS_UNSEEN,
     DEAD_ROWS,
     DUE_ROWS,
     LANES_OPEN,
@@ -32,6 +34,7 @@ from penstock.telemetry import (
 from penstock.work import lanes, ledger
 from penstock.work.kinds import AnyKind
 from penstock.work.waker import Waker
+from penstock.work.wakeups import WakeupsError, WakeupsUnavailable
 
 LEASE = 30.0  # seconds
 
@@ -282,6 +285,28 @@ def gauges(database: Database, kinds: Sequence[AnyKind], *, every: float) -> Per
             metrics.set(LANES_OPEN, open_, kind=kind.name)
 
     return Periodic("gauges", every, measure)
+
+
+def dead_letters(ask: Callable[[], Awaitable[Mapping[str, int]]], *, every: float) -> Periodic:
+    """Keeps the gauge of dead letters, as long as whoever is asked tells them."""
+    told = True
+
+    async def measure() -> None:
+        nonlocal told
+        if not told:
+            return
+        try:
+            found = await ask()
+        except WakeupsUnavailable:
+            raise
+        except WakeupsError as exc:  # a permission is missing; asking again changes nothing
+            told = False
+            log(DEAD_LETTERS_UNSEEN, error=str(exc))
+            return
+        for queue, n in found.items():
+            metrics.set(DEAD_LETTERS, n, queue=queue)
+
+    return Periodic("dead letters", every, measure)
 
 
 _OPEN = sql("SELECT count(*) FROM lanes WHERE kind = :kind AND circuit <> 'closed'")

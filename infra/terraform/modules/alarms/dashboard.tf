@@ -104,7 +104,7 @@ locals {
       # Names of jobs are the team's: the widget finds them by itself.
       title = "Jobs: how long they run, seconds"
       metrics = [[{
-        expression = "SEARCH('{${join(",", concat([var.metrics.namespace], sort(keys(var.metrics.dimensions)), ["job"]))}} MetricName=\"JobDuration\"', 'p95')"
+        expression = "SEARCH('{\"${var.metrics.namespace}\",${join(",", concat(sort(keys(var.metrics.dimensions)), ["job"]))}} MetricName=\"JobDuration\"', 'p95')"
         label      = ""
       }]]
       stat = "p95"

@@ -1,4 +1,6 @@
 locals {
+  metrics_namespace = "Penstock/${var.name_prefix}"
+
   functions = merge(
     {
       api     = module.api_function.name
@@ -16,7 +18,7 @@ module "alarms" {
   name                = var.name_prefix
   aws                 = local.aws
   emails              = var.alarm_emails
-  metrics             = { namespace = "Penstock", dimensions = {} }
+  metrics             = { namespace = local.metrics_namespace, dimensions = {} }
   kinds               = toset(flatten([for service in local.services : local.kinds[service]]))
   queues              = { for service, queue in module.queue : service => queue.name }
   dead_letter_queues  = { for service, queue in module.queue : service => queue.dead_letter_name }

@@ -8,6 +8,9 @@ locals {
       PENSTOCK_DATABASE_URL     = module.database.url
       PENSTOCK_DATABASE_THREADS = tostring(var.database.connections_per_function)
       PENSTOCK_LOG_FORMAT       = "json"
+      PENSTOCK_METRICS          = "emf"
+      # Of this environment's own: alarms of the one are not to hear of the other's work.
+      PENSTOCK_METRICS_NAMESPACE = local.metrics_namespace
       # Nothing listens there; but a process on loopback, the default, may push to loopback, and in a
       # function that is Lambda's own API.
       PENSTOCK_HOST      = "0.0.0.0"

@@ -61,6 +61,7 @@ module "worker" {
         Resource = [for service in sort(tolist(local.task_queues)) : module.queue[service].arn]
       },
       local.may.wake,
+      local.may.count_dead_letters,
     ],
     local.keep_objects,
     [for statement in local.destinations : statement if contains(local.task_services, "events")],

@@ -28,6 +28,7 @@ from penstock.work.wakeups import (
     WakeupsError,
     WakeupStats,
     WakeupsUnavailable,
+    sqs_queues,
 )
 from penstock.work.wakeups.sqs_body import encode
 from penstock.work.wakeups.sqs_calls import (
@@ -348,6 +349,18 @@ class SqsWakeups:
         except Exception as exc:
             raise WakeupsUnavailable(describe(exc)) from exc
         return WakeupStats(visible, delayed, max(0, in_flight))
+
+    async def dead_letters(self) -> dict[str, int]:
+        """How many messages are in each dead-letter queue, by its name.
+
+        WakeupsUnavailable if SQS cannot be asked, WakeupsError if it does not tell this process.
+        """
+        found: dict[str, int] = {}
+        for source in self._all:
+            queue = await sqs_queues.stats(self._client, source.url)
+            if queue.dead_letter_queue is not None:
+                found[queue.dead_letter_queue] = queue.dead_letters or 0
+        return found
 
     # ------------------------------------------------------------------ trouble
 

@@ -71,6 +71,11 @@ class Source:
         self._sqs = sqs
 
     @property
+    def url(self) -> str:
+        """The queue."""
+        return self._url
+
+    @property
     def batches(self) -> list[Batches]:
         """All calls that change something."""
         return [self.sends, self.deletes, self.returns]
