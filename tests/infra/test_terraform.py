@@ -520,6 +520,7 @@ def test_a_task_is_killed_only_after_its_grace(everything: State) -> None:
     given = {each["name"]: each["value"] for each in container["environment"]}
     assert given["PENSTOCK_GRACE"] == "100s"
     assert container["stopTimeout"] == 120  # Fargate's most
+    assert "PENSTOCK_DATABASE_THREADS" not in given  # a function's few would hold a task up
     # That a file was scored is an event: tasks accept events, and so deliver them as well.
     assert given["PENSTOCK_SERVICES"] == "events,predictions"
     assert container["command"] == ["worker", "--app", "shop:app"]

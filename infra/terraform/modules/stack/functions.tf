@@ -4,11 +4,10 @@ locals {
   # Every process, whatever it runs.
   environment = merge(
     {
-      PENSTOCK_WAKEUPS          = "sqs"
-      PENSTOCK_DATABASE_URL     = module.database.url
-      PENSTOCK_DATABASE_THREADS = tostring(var.database.connections_per_function)
-      PENSTOCK_LOG_FORMAT       = "json"
-      PENSTOCK_METRICS          = "emf"
+      PENSTOCK_WAKEUPS      = "sqs"
+      PENSTOCK_DATABASE_URL = module.database.url
+      PENSTOCK_LOG_FORMAT   = "json"
+      PENSTOCK_METRICS      = "emf"
       # Of this environment's own: alarms of the one are not to hear of the other's work.
       PENSTOCK_METRICS_NAMESPACE = local.metrics_namespace
       # Nothing listens there; but a process on loopback, the default, may push to loopback, and in a
@@ -27,6 +26,7 @@ locals {
     PENSTOCK_SECRET_KEY_SECRET_ARN        = var.secret_key_arn
   }
   function_environment = merge(local.environment, local.function_secrets, {
+    PENSTOCK_DATABASE_THREADS = tostring(var.database.connections_per_function)
     # All but predictions, which a package does not hold.
     PENSTOCK_SERVICES = join(",", sort(tolist(setsubtract(var.services, ["predictions"]))))
   })
