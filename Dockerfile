@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# The image of `penstock worker`, and of any other command of Penstock's.
+# The image of `penstock worker`, and of any other command of Penstock's, with all that predictions
+# need. AWS Lambda runs functions from it as well: `python -m awslambdaric HANDLER`.
 #
 #   make image BASE=docker.io/library/python:3.13-slim-bookworm@sha256:…
 #
@@ -35,6 +36,12 @@ RUN tools/bin/pip wheel --no-build-isolation --no-deps --wheel-dir wheel . \
 
 # ---------------------------------------------------------------- what runs
 FROM ${BASE}
+
+# What training a model needs of the system. The version is the one of the base, which is pinned.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 
 # By number, which is what orchestrators check. It owns nothing, so it can change nothing.
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin penstock

@@ -69,7 +69,7 @@ lock: ## resolve the dependencies anew (needs uv)
 	@$(COMPILE) --group dev --output-file requirements/dev.lock
 	@$(COMPILE) --group build --constraint requirements/dev.lock \
 		--no-annotate --output-file requirements/run.lock
-	@$(COMPILE) --extra aws --constraint requirements/dev.lock \
+	@$(COMPILE) --extra aws --extra train --group image --constraint requirements/dev.lock \
 		--no-annotate --output-file requirements/image.lock
 	@$(RESOLVE) --universal --no-annotate --python-version 3.11 --group infra \
 		--output-file requirements/infra.lock

@@ -1,7 +1,8 @@
 """The Terraform code against an emulator of AWS: made, at work, gone again. Takes minutes.
 
 MiniStack runs functions and event sources for real. What it lacks is taken out of the copy that is
-applied: tasks and their autoscaling, saved queries, the password that RDS itself keeps.
+applied: tasks and their autoscaling, functions from images, saved queries, the password that RDS
+itself keeps. So predictions are not among the services; their bucket is made by itself.
 """
 
 from __future__ import annotations
@@ -36,6 +37,20 @@ provider "aws" {
   skip_credentials_validation = true
   skip_metadata_api_check     = true
   max_retries                 = 2 # by default a call that is not emulated hangs for minutes
+  s3_use_path_style           = true
+}
+"""
+OBJECTS_ALONE = """
+module "objects" {
+  source        = "../../modules/objects"
+  name          = "penstock-staging"
+  aws           = { account_id = "000000000000", region = var.region }
+  origin        = module.stack.url
+  force_destroy = true
+  kms_key_arn   = "alias/aws/s3"
+}
+output "objects_bucket" {
+  value = module.objects.bucket
 }
 """
 DATABASE_OVERRIDE = f"""
@@ -46,6 +61,7 @@ output "password_secret_arn" {{
 VARIABLES = {
     "region": REGION,
     "zones": [f"{REGION}a", f"{REGION}b"],
+    "services": ["events", "tracking"],
     "secret_key_arn": f"arn:aws:secretsmanager:{REGION}:000000000000:secret:key-AbCdEf",
     "alarm_emails": ["ops@example.com"],
     "deletion_protection": False,
@@ -62,6 +78,14 @@ def api(event, context):
 
 def sweeper(event, context):
     return {}
+
+
+def dispatcher(event, context):
+    return {}
+
+
+def tracking_worker(event, context):
+    return {"batchItemFailures": []}
 
 
 def events_worker(event, context):
@@ -133,6 +157,7 @@ def outputs(
     root = copied(scratch)
     folder = root / "environments" / "staging"
     (folder / "zz_override.tf").write_text(OVERRIDE)
+    (folder / "objects_alone.tf").write_text(OBJECTS_ALONE)
     (root / "modules" / "database" / "zz_override.tf").write_text(DATABASE_OVERRIDE)
     (root / "modules" / "alarms" / "queries.tf").unlink()
     packages = scratch / "packages"
@@ -190,6 +215,25 @@ async def _holds(sqs: Any, url: str, *, visible: int, in_flight: int) -> None:
 
 
 def test_the_emulator_keeps_what_was_asked_for(outputs: dict[str, Any]) -> None:
-    assert set(outputs["queues"]) == {"events", "jobs"}
+    assert set(outputs["queues"]) == {"events", "jobs", "tracking"}
     assert len(outputs["egress_addresses"]) == 1
     assert outputs["dashboard"] == PREFIX
+
+
+async def test_what_was_written_over_can_still_be_read(
+    outputs: dict[str, Any], credentials: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import get_session
+
+    for name, value in credentials.items():
+        monkeypatch.setenv(name, value)
+    there = {"Bucket": outputs["objects_bucket"], "Key": "objects/accounts/default/upl_1"}
+    config = AioConfig(s3={"addressing_style": "path"})
+    async with get_session().create_client("s3", region_name=REGION, config=config) as s3:
+        first = await s3.put_object(**there, Body=b"confirmed")
+        await s3.put_object(**there, Body=b"written over")
+        found = await s3.get_object(**there, VersionId=first["VersionId"])
+        assert await found["Body"].read() == b"confirmed"
+        blocked = await s3.get_public_access_block(Bucket=there["Bucket"])
+        assert all(blocked["PublicAccessBlockConfiguration"].values())

@@ -58,6 +58,16 @@ def test_dependencies_are_those_of_the_lock() -> None:
             assert "--require-hashes" in step or "--no-index" in step, step
 
 
+def test_it_holds_what_its_processes_need() -> None:
+    """Tasks score and train; functions are started by Lambda's client and answer the API."""
+    lock = (ROOT / "requirements" / "image.lock").read_text()
+    locked = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    assert locked >= {"numpy", "pyarrow", "lightgbm"}
+    assert locked >= {"awslambdaric", "mangum", "aiobotocore", "psycopg"}
+    functions = ROOT / "infra" / "terraform" / "modules" / "function" / "main.tf"
+    assert '["python", "-m", "awslambdaric"]' in functions.read_text()
+
+
 def test_only_what_is_copied_is_sent_to_the_builder() -> None:
     allowed = {
         line[1:]

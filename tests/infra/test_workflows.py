@@ -111,3 +111,17 @@ def test_every_variable_of_the_environments_is_given() -> None:
     # What has to be said by hand, or follows the packages.
     assert declared - given == {"architecture", "deletion_protection"}
     assert given <= declared
+
+
+def test_the_image_is_built_once_and_named_by_digest_everywhere() -> None:
+    built = [path.name for path in WORKFLOWS if "make image" in path.read_text()]
+    assert built == ["ci.yml"]
+    steps = named("deploy.yml")["jobs"]["deploy"]["steps"]
+    runs = [step.get("run", "") for step in steps]
+    (push,) = [run for run in runs if "oci-archive:" in run]
+    assert "--preserve-digests" in push
+    (digest,) = [run for run in runs if "TF_VAR_worker=" in run and "GITHUB_ENV" in run]
+    assert "@$digest" in digest
+    # What is planned names the image, so it has to be there before.
+    plan = next(index for index, run in enumerate(runs) if "plan -out=plan" in run)
+    assert runs.index(push) < runs.index(digest) < plan

@@ -9,7 +9,7 @@ variable "zones" {
 }
 
 variable "services" {
-  description = "Penstock's services, beside jobs: events, tracking."
+  description = "Penstock's services, beside jobs: events, tracking, predictions (which need worker)."
   type        = set(string)
   default     = ["events"]
 }
@@ -58,10 +58,10 @@ variable "domain" {
 }
 
 variable "worker" {
-  description = "Tasks that run your own jobs: see modules/stack."
+  description = "Tasks, for predictions and your own jobs: see modules/stack."
   type = object({
     image              = string
-    app                = string
+    app                = optional(string)
     cpu                = optional(number)
     memory_mb          = optional(number)
     min_tasks          = optional(number)

@@ -18,8 +18,13 @@ output "functions" {
   value       = module.stack.functions
 }
 
+output "objects" {
+  description = "The bucket of uploads, results and models, if there is one."
+  value       = module.stack.objects
+}
+
 output "worker" {
-  description = "Cluster and service of the job workers."
+  description = "Cluster and service of the tasks."
   value       = module.stack.worker
 }
 

@@ -91,17 +91,34 @@ locals {
     },
   ]
 
-  worker_widgets = var.worker == null ? [] : [{
-    title = "Job workers: processor and memory, %"
-    metrics = [
-      ["AWS/ECS", "CPUUtilization", "ClusterName", var.worker.cluster, "ServiceName", var.worker.service, { label = "processor" }],
-      ["AWS/ECS", "MemoryUtilization", "ClusterName", var.worker.cluster, "ServiceName", var.worker.service, { label = "memory" }],
-    ]
-    stat = "Average"
-  }]
+  worker_widgets = flatten([for worker in var.worker[*] : [
+    jsonencode({
+      title = "Tasks: processor and memory, %"
+      metrics = [
+        ["AWS/ECS", "CPUUtilization", "ClusterName", worker.cluster, "ServiceName", worker.service, { label = "processor" }],
+        ["AWS/ECS", "MemoryUtilization", "ClusterName", worker.cluster, "ServiceName", worker.service, { label = "memory" }],
+      ]
+      stat = "Average"
+    }),
+    jsonencode({
+      # Names of jobs are the team's: the widget finds them by itself.
+      title = "Jobs: how long they run, seconds"
+      metrics = [[{
+        expression = "SEARCH('{\"${var.metrics.namespace}\",${join(",", concat(sort(keys(var.metrics.dimensions)), ["job"]))}} MetricName=\"JobDuration\"', 'p95')"
+        label      = ""
+      }]]
+      stat = "p95"
+    }),
+  ]])
+
+  prediction_widgets = !contains(var.kinds, "prediction") ? [] : [jsonencode({
+    title   = "Rows scored"
+    metrics = [concat([var.metrics.namespace, "RowsScored"], local.own)]
+    stat    = "Sum"
+  })]
 
   # Terraform wants the elements of a list to be of one type; through JSON they need not be.
-  shown = concat([for widget in local.widgets : jsonencode(widget)], [for widget in local.worker_widgets : jsonencode(widget)])
+  shown = concat([for widget in local.widgets : jsonencode(widget)], local.worker_widgets, local.prediction_widgets)
 }
 
 resource "aws_cloudwatch_dashboard" "this" {

@@ -84,6 +84,25 @@ resource "aws_cloudwatch_metric_alarm" "no_heartbeat" {
   ok_actions          = local.actions
 }
 
+# Each task sends one figure a minute, so how many figures there are is how many tasks there are.
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/cloudwatch-metrics.html
+resource "aws_cloudwatch_metric_alarm" "no_task" {
+  count               = var.worker == null ? 0 : 1
+  alarm_name          = "${var.name}-no-task"
+  alarm_description   = "No task of ${var.worker.service} has run for 10 minutes: docs/how-to/aws-worker-not-starting.md"
+  namespace           = "AWS/ECS"
+  metric_name         = "CPUUtilization"
+  dimensions          = { ClusterName = var.worker.cluster, ServiceName = var.worker.service }
+  statistic           = "SampleCount"
+  period              = 300
+  evaluation_periods  = 2
+  comparison_operator = "LessThanThreshold"
+  threshold           = 1
+  treat_missing_data  = "breaching"
+  alarm_actions       = local.actions
+  ok_actions          = local.actions
+}
+
 resource "aws_cloudwatch_metric_alarm" "oldest_due" {
   for_each            = var.kinds
   alarm_name          = "${var.name}-${each.key}-late"

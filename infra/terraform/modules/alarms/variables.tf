@@ -49,7 +49,7 @@ variable "functions" {
 }
 
 variable "worker" {
-  description = "The service of the job workers, if there is one."
+  description = "The service of the tasks, if there is one."
   type = object({
     cluster = string
     service = string

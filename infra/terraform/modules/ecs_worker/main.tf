@@ -1,4 +1,4 @@
-# `penstock worker` on Fargate, for the team's own jobs: as many tasks as the queue needs.
+# `penstock worker` on Fargate, for predictions and jobs: as many tasks as the queues need.
 
 locals {
   # Fargate grants 120 s at most between SIGTERM and SIGKILL; the worker is done before that.
@@ -45,7 +45,7 @@ resource "aws_ecs_task_definition" "this" {
   container_definitions = jsonencode([{
     name                   = "worker"
     image                  = var.image
-    command                = ["worker", "--app", var.app]
+    command                = concat(["worker"], var.app == null ? [] : ["--app", var.app])
     essential              = true
     user                   = "10001:10001"
     readonlyRootFilesystem = true
@@ -247,33 +247,68 @@ resource "aws_appautoscaling_policy" "in" {
   }
 }
 
+locals {
+  waiting = { for index, name in var.queue_names : "queue${index}" => name }
+}
+
 # Wakes that nobody has taken: every task is full, or there is none.
 resource "aws_cloudwatch_metric_alarm" "waiting" {
   alarm_name          = "${var.name}-scale-out"
-  alarm_description   = "Wake-ups wait in ${var.queue.name}: one more task"
-  namespace           = "AWS/SQS"
-  metric_name         = "ApproximateNumberOfMessagesVisible"
-  dimensions          = { QueueName = var.queue.name }
-  statistic           = "Maximum"
-  period              = 60
+  alarm_description   = "Wake-ups wait in ${join(", ", var.queue_names)}: one more task"
   evaluation_periods  = 2
   comparison_operator = "GreaterThanOrEqualToThreshold"
   threshold           = 1
   treat_missing_data  = "notBreaching"
   alarm_actions       = [aws_appautoscaling_policy.out.arn]
+
+  metric_query {
+    id          = "waiting"
+    expression  = "SUM(METRICS())"
+    label       = "Wake-ups that wait"
+    return_data = true
+  }
+  dynamic "metric_query" {
+    for_each = local.waiting
+    content {
+      id = metric_query.key
+      metric {
+        namespace   = "AWS/SQS"
+        metric_name = "ApproximateNumberOfMessagesVisible"
+        dimensions  = { QueueName = metric_query.value }
+        stat        = "Maximum"
+        period      = 60
+      }
+    }
+  }
 }
 
+# SQS says nothing of a queue that has been still for hours; that is as good as nothing in it.
 resource "aws_cloudwatch_metric_alarm" "idle" {
   alarm_name          = "${var.name}-scale-in"
-  alarm_description   = "Nothing in ${var.queue.name} for a quarter of an hour: one task less"
-  namespace           = "AWS/SQS"
-  metric_name         = "ApproximateNumberOfMessagesVisible"
-  dimensions          = { QueueName = var.queue.name }
-  statistic           = "Maximum"
-  period              = 60
+  alarm_description   = "Nothing in ${join(", ", var.queue_names)} for a quarter of an hour: one task less"
   evaluation_periods  = 15
   comparison_operator = "LessThanThreshold"
   threshold           = 1
   treat_missing_data  = "breaching"
   alarm_actions       = [aws_appautoscaling_policy.in.arn]
+
+  metric_query {
+    id          = "waiting"
+    expression  = "SUM(METRICS())"
+    label       = "Wake-ups that wait"
+    return_data = true
+  }
+  dynamic "metric_query" {
+    for_each = local.waiting
+    content {
+      id = metric_query.key
+      metric {
+        namespace   = "AWS/SQS"
+        metric_name = "ApproximateNumberOfMessagesVisible"
+        dimensions  = { QueueName = metric_query.value }
+        stat        = "Maximum"
+        period      = 60
+      }
+    }
+  }
 }

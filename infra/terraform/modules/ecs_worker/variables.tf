@@ -22,8 +22,9 @@ variable "image" {
 }
 
 variable "app" {
-  description = "Where the jobs are declared, MODULE:NAME."
+  description = "Where jobs are declared, MODULE:NAME; null = none are."
   type        = string
+  default     = null
 }
 
 variable "repository_arn" {
@@ -80,9 +81,9 @@ variable "permissions" {
   type        = any
 }
 
-variable "queue" {
-  description = "The queue whose length decides how many tasks there are."
-  type        = object({ name = string })
+variable "queue_names" {
+  description = "The queues whose length decides how many tasks there are."
+  type        = list(string)
 }
 
 variable "subnet_ids" {

@@ -1,6 +1,8 @@
 # One Lambda function with a role of its own, which may do what `permissions` says and no more.
 
 locals {
+  zipped = var.package != null
+
   # https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html: Lambda itself needs these to
   # attach the function to the network. Describe* knows no resources; the second statement takes
   # them away from the function's own code.
@@ -69,11 +71,13 @@ resource "aws_lambda_function" "this" {
   function_name    = var.name
   description      = var.description
   role             = aws_iam_role.this.arn
-  runtime          = "python3.13"
   architectures    = [var.architecture]
-  handler          = var.handler
+  package_type     = local.zipped ? "Zip" : "Image"
+  runtime          = local.zipped ? "python3.13" : null
+  handler          = local.zipped ? var.handler : null
   filename         = var.package
-  source_code_hash = filebase64sha256(var.package)
+  source_code_hash = local.zipped ? filebase64sha256(var.package) : null
+  image_uri        = var.image
   memory_size      = var.memory_mb
   timeout          = var.timeout_seconds
   kms_key_arn      = var.kms_key_arn
@@ -82,6 +86,15 @@ resource "aws_lambda_function" "this" {
 
   environment {
     variables = var.environment
+  }
+
+  # The image's own command is a worker; as a function it runs Lambda's client and one handler.
+  dynamic "image_config" {
+    for_each = local.zipped ? [] : [var.handler]
+    content {
+      entry_point = ["python", "-m", "awslambdaric"]
+      command     = [image_config.value]
+    }
   }
 
   vpc_config {
@@ -96,4 +109,11 @@ resource "aws_lambda_function" "this" {
 
   # The network must be permitted before Lambda attaches to it, and until it has let go.
   depends_on = [aws_iam_role_policy.this]
+
+  lifecycle {
+    precondition {
+      condition     = (var.package == null) != (var.image == null)
+      error_message = "A function runs a package or an image: one of the two."
+    }
+  }
 }

@@ -27,8 +27,19 @@ variable "handler" {
 }
 
 variable "package" {
-  description = "Path of the zip that `make package` built."
+  description = "Path of the zip that `make package` built; null = an image."
   type        = string
+  default     = null
+}
+
+variable "image" {
+  description = "The image, by digest, for what no package holds; null = a package."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.image == null || can(regex("@sha256:[0-9a-f]{64}$", var.image))
+    error_message = "Name the image by digest: REPOSITORY@sha256:…, not by tag."
+  }
 }
 
 variable "architecture" {

@@ -34,3 +34,23 @@ resource "aws_ecr_lifecycle_policy" "this" {
     ]
   })
 }
+
+# Tasks pull by their role; Lambda pulls by itself, and has to be let.
+resource "aws_ecr_repository_policy" "functions" {
+  count      = var.pulled_by_functions == null ? 0 : 1
+  repository = aws_ecr_repository.this.name
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "Functions"
+      Effect    = "Allow"
+      Principal = { Service = "lambda.amazonaws.com" }
+      Action    = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+      Condition = {
+        ArnLike = {
+          "aws:SourceArn" = "arn:${var.aws.partition}:lambda:${var.aws.region}:${var.aws.account_id}:function:${var.pulled_by_functions}*"
+        }
+      }
+    }]
+  })
+}

@@ -1,14 +1,13 @@
 # The functions: what each may do, and what it is told.
 
 locals {
+  # Every process, whatever it runs.
   environment = merge(
     {
-      PENSTOCK_SERVICES         = join(",", sort(tolist(var.services)))
-      PENSTOCK_WAKEUPS          = "sqs"
-      PENSTOCK_DATABASE_URL     = module.database.url
-      PENSTOCK_DATABASE_THREADS = tostring(var.database.connections_per_function)
-      PENSTOCK_LOG_FORMAT       = "json"
-      PENSTOCK_METRICS          = "emf"
+      PENSTOCK_WAKEUPS      = "sqs"
+      PENSTOCK_DATABASE_URL = module.database.url
+      PENSTOCK_LOG_FORMAT   = "json"
+      PENSTOCK_METRICS      = "emf"
       # Of this environment's own: alarms of the one are not to hear of the other's work.
       PENSTOCK_METRICS_NAMESPACE = local.metrics_namespace
       # Nothing listens there; but a process on loopback, the default, may push to loopback, and in a
@@ -16,6 +15,7 @@ locals {
       PENSTOCK_HOST      = "0.0.0.0"
       PENSTOCK_LOG_LEVEL = var.log_level
     },
+    { for objects in module.objects : "PENSTOCK_OBJECTS" => objects.url },
     { for service, queue in module.queue : "PENSTOCK_SQS_${upper(service)}_QUEUE_URL" => queue.url },
     var.settings,
   )
@@ -25,7 +25,18 @@ locals {
     PENSTOCK_DATABASE_PASSWORD_SECRET_ARN = module.database.password_secret_arn
     PENSTOCK_SECRET_KEY_SECRET_ARN        = var.secret_key_arn
   }
-  function_environment = merge(local.environment, local.function_secrets)
+  function_environment = merge(local.environment, local.function_secrets, {
+    PENSTOCK_DATABASE_THREADS = tostring(var.database.connections_per_function)
+    # All but predictions, which a package does not hold.
+    PENSTOCK_SERVICES = join(",", sort(tolist(setsubtract(var.services, ["predictions"]))))
+  })
+
+  # The API answers for every service, and the sweeper looks after the rows of every service. With
+  # predictions among them, both run from the image of tasks.
+  whole_environment = merge(local.function_environment, {
+    PENSTOCK_SERVICES = join(",", sort(tolist(var.services)))
+  })
+  whole_image = local.predictions ? try(var.worker.image, null) : null
 
   may = {
     read_password = {
@@ -73,6 +84,8 @@ locals {
       Sid = "SendToQueues", Effect = "Allow", Action = "sqs:SendMessage", Resource = var.destination_queue_arns
     }],
   )
+
+  keep_objects = flatten(module.objects[*].permissions)
 
   common = {
     aws                = local.aws
@@ -126,13 +139,14 @@ module "api_function" {
   kms_key_arn          = local.common.kms_key_arn
   security_group_id    = module.network.inside_security_group_id
   handler              = "penstock.aws.lambda_handlers.api"
-  package              = var.packages.api
-  memory_mb            = var.api.memory_mb
+  package              = local.whole_image == null ? var.packages.api : null
+  image                = local.whole_image
+  memory_mb            = coalesce(var.api.memory_mb, local.predictions ? 1024 : 512)
   timeout_seconds      = 30
   reserved_concurrency = var.api.reserved_concurrency
-  environment          = local.function_environment
-  permissions          = [local.may.read_secrets, local.may.decrypt, local.may.wake]
-  depends_on           = [aws_lambda_invocation.migrate]
+  environment          = local.whole_environment
+  permissions          = concat([local.may.read_secrets, local.may.decrypt, local.may.wake], local.keep_objects)
+  depends_on           = [aws_lambda_invocation.migrate, module.registry]
 }
 
 module "api" {
@@ -236,12 +250,13 @@ module "sweeper" {
   kms_key_arn        = local.common.kms_key_arn
   security_group_id  = module.network.inside_security_group_id
   handler            = "penstock.aws.lambda_handlers.sweeper"
-  package            = var.packages.worker
+  package            = local.whole_image == null ? var.packages.worker : null
+  image              = local.whole_image
   memory_mb          = 512
   timeout_seconds    = 55 # before the next turn
-  environment        = local.function_environment
-  permissions        = [local.may.read_secrets, local.may.decrypt, local.may.wake, local.may.count_dead_letters]
-  depends_on         = [aws_lambda_invocation.migrate]
+  environment        = local.whole_environment
+  permissions        = concat([local.may.read_secrets, local.may.decrypt, local.may.wake, local.may.count_dead_letters], local.keep_objects)
+  depends_on         = [aws_lambda_invocation.migrate, module.registry]
 }
 
 module "sweep" {

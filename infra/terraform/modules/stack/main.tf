@@ -17,13 +17,18 @@ locals {
   # Jobs are always there: their rows are swept and shown even where no worker runs any.
   services = setunion(["jobs"], var.services)
   kinds = {
-    jobs     = ["job"]
-    events   = ["delivery", "fanout", "replay"]
-    tracking = ["shipment_check", "shipment_import"]
+    jobs        = ["job"]
+    events      = ["delivery", "fanout", "replay"]
+    tracking    = ["shipment_check", "shipment_import"]
+    predictions = ["prediction", "model_training"]
   }
 
+  # Files are scored and models trained by tasks. What the packages of functions do not hold,
+  # numpy and pyarrow, is in the tasks' image: the functions that need it run from there.
+  predictions = contains(var.services, "predictions")
+
   worker_timeout = 60 # seconds
-  retention_days = { events = 7, jobs = 4, tracking = 4 }
+  retention_days = { events = 7, jobs = 4, tracking = 4, predictions = 4 }
 }
 
 module "key" {
@@ -72,7 +77,19 @@ module "queue" {
 }
 
 module "registry" {
-  source      = "../registry"
-  name        = "${var.name_prefix}-worker"
-  kms_key_arn = module.key.arn
+  source              = "../registry"
+  name                = "${var.name_prefix}-worker"
+  aws                 = local.aws
+  pulled_by_functions = local.predictions ? "${var.name_prefix}-" : null
+  kms_key_arn         = module.key.arn
+}
+
+module "objects" {
+  source        = "../objects"
+  count         = local.predictions ? 1 : 0
+  name          = var.name_prefix
+  aws           = local.aws
+  origin        = module.api.url
+  force_destroy = !var.database.deletion_protection
+  kms_key_arn   = module.key.arn
 }

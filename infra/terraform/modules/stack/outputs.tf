@@ -24,13 +24,22 @@ output "functions" {
 }
 
 output "worker" {
-  description = "Cluster and service of the job workers."
+  description = "Cluster and service of the tasks."
   value       = one([for worker in module.worker : { cluster = worker.cluster, service = worker.service }])
+  precondition {
+    condition     = !local.predictions || var.worker != null
+    error_message = "services names predictions, which run in tasks: worker must name an image."
+  }
 }
 
 output "repository_url" {
   description = "Where images of workers are pushed."
   value       = module.registry.url
+}
+
+output "objects" {
+  description = "The bucket of uploads, results and models, if there is one."
+  value       = one(module.objects[*].bucket)
 }
 
 output "egress_addresses" {

@@ -12,8 +12,8 @@ variable "services" {
   type        = set(string)
   default     = ["events"]
   validation {
-    condition     = length(setsubtract(var.services, ["events", "tracking"])) == 0
-    error_message = "services may name: events, tracking."
+    condition     = length(setsubtract(var.services, ["events", "tracking", "predictions"])) == 0
+    error_message = "services may name: events, tracking, predictions."
   }
 }
 
@@ -87,7 +87,7 @@ variable "database" {
 variable "api" {
   description = "The HTTP API: what is let through, and a domain of your own."
   type = object({
-    memory_mb            = optional(number, 512)
+    memory_mb            = optional(number) # 512; 1024 with predictions
     requests_per_second  = optional(number, 200)
     burst                = optional(number, 400)
     reserved_concurrency = optional(number)
@@ -106,12 +106,12 @@ variable "worker_concurrency" {
 }
 
 variable "worker" {
-  description = "Tasks that run your own jobs: the image by digest, and where it declares them. null = none. Secrets: variable to ARN."
+  description = "Tasks, for predictions and your own jobs: the image by digest, and where it declares jobs, if it does. null = none. Secrets: variable to ARN."
   type = object({
     image              = string
-    app                = string
-    cpu                = optional(number, 512)
-    memory_mb          = optional(number, 1024)
+    app                = optional(string)
+    cpu                = optional(number) # 512; 1024 with predictions
+    memory_mb          = optional(number) # 1024; 4096 with predictions
     min_tasks          = optional(number, 1)
     max_tasks          = optional(number, 4)
     log_retention_days = optional(number, 7)

@@ -24,6 +24,12 @@ run "a_service_that_does_not_exist" {
   expect_failures = [var.services]
 }
 
+run "predictions_without_tasks" {
+  command = plan
+  variables { services = ["predictions"] }
+  expect_failures = [output.worker]
+}
+
 run "a_secret_among_the_settings" {
   command = plan
   variables { settings = { PENSTOCK_SMTP_URL = "smtp://user:password@mail.example.com" } }
@@ -103,7 +109,7 @@ run "an_image_by_tag" {
     secrets            = {}
     renew_at           = "cron(0 0 1 * ? *)"
     permissions        = []
-    queue              = { name = "test" }
+    queue_names        = ["test"]
     subnet_ids         = ["subnet-1"]
     security_group_id  = "sg-1"
     log_retention_days = 7
@@ -123,4 +129,27 @@ run "no_way_out_and_no_way_to_aws" {
     kms_key_arn  = "arn:aws:kms:eu-west-1:123456789012:key/1"
   }
   expect_failures = [var.interface_endpoints]
+}
+
+run "a_package_and_an_image" {
+  command = plan
+  module { source = "../function" }
+  variables {
+    name               = "test"
+    description        = "test"
+    aws                = { account_id = "123456789012", region = "eu-west-1", partition = "aws" }
+    handler            = "penstock.aws.lambda_handlers.api"
+    package            = "versions.tf"
+    image              = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/worker@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+    architecture       = "x86_64"
+    memory_mb          = 512
+    timeout_seconds    = 60
+    environment        = {}
+    permissions        = []
+    subnet_ids         = ["subnet-1"]
+    security_group_id  = "sg-1"
+    log_retention_days = 14
+    kms_key_arn        = "arn:aws:kms:eu-west-1:123456789012:key/1"
+  }
+  expect_failures = [aws_lambda_function.this]
 }

@@ -30,8 +30,8 @@ run "events" {
     error_message = "Without a domain of its own the API is where API Gateway puts it."
   }
   assert {
-    condition     = output.worker == null
-    error_message = "Without an image no task runs."
+    condition     = output.worker == null && output.objects == null
+    error_message = "Without an image no task runs, and without predictions there is no bucket."
   }
   assert {
     condition     = length(output.egress_addresses) == 1
@@ -41,7 +41,7 @@ run "events" {
 
 run "everything" {
   variables {
-    services = ["events", "tracking"]
+    services = ["events", "tracking", "predictions"]
     worker = {
       image   = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/penstock-test-worker@sha256:0000000000000000000000000000000000000000000000000000000000000000"
       app     = "shop:app"
@@ -57,6 +57,10 @@ run "everything" {
   assert {
     condition     = output.worker == { cluster = "penstock-test-worker", service = "penstock-test-worker" }
     error_message = "With an image, a service runs it."
+  }
+  assert {
+    condition     = output.objects == "penstock-test-objects-123456789012-eu-west-1"
+    error_message = "What is uploaded and scored has a bucket."
   }
   assert {
     condition     = output.url == "https://events.example.com"
