@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
 from penstock.errors import SettingsError, StorageError
-from penstock.settings import Settings
+from penstock.settings import Settings, load_secret_keys
 from penstock.storage import Database, retention
 from penstock.storage.lock import lock_of
 from penstock.storage.retention import Rule, batches
@@ -34,7 +34,7 @@ from penstock.telemetry import (
     MIGRATION_APPLIED,
     log,
 )
-from penstock.wiring import Service, for_children, no_jobs, services
+from penstock.wiring import Service, for_children, no_jobs, operations, services
 from penstock.work import circuit
 from penstock.work.isolate import child_process
 from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from penstock.api.auth import TokenVerifier
     from penstock.api.limits import RateLimiter
     from penstock.app import Penstock
+    from penstock.console.pages import Desk
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
@@ -173,6 +174,7 @@ class Runtime:
     worker: Worker
     scheduler: Scheduler
     _tasks: list[asyncio.Task[object]] = field(default_factory=list)
+    _console: Desk | None = None
 
     def start(self) -> asyncio.Task[Summary]:
         """Start worker and scheduler; the task ends after `worker.stop()`."""
@@ -197,18 +199,38 @@ class Runtime:
         from penstock.api.auth import Authenticator
 
         return create_app(
-            routers=[router for service in self.services for router in service.routers],
+            routers=[
+                *(router for service in self.services for router in service.routers),
+                *operations(self.database, self.services),
+                self.console().router,
+            ],
             authenticator=Authenticator(
                 self.database, clock=self.clock, admin_token=admin_token, oidc=_oidc(self.settings)
             ),
             database=self.database,
             version=__version__,
-            services=list(dict.fromkeys(("jobs", *self.settings.services))),
+            services=self._named(),
             readiness=self.ready,
             limiter=_limiter(self.settings),
             metrics_public=self.settings.metrics_public,
             clock=self.clock,
         )
+
+    def console(self) -> Desk:
+        """Its pages, and the one-time links to it that `new_link` makes."""
+        if self._console is None:
+            from penstock.console.desk import build
+
+            self._console = build(
+                keys=load_secret_keys(self.settings),
+                clock=self.clock,
+                version=__version__,
+                services=self._named(),
+            )
+        return self._console
+
+    def _named(self) -> list[str]:
+        return list(dict.fromkeys(("jobs", *self.settings.services)))
 
     async def close_tasks(self) -> None:
         """End the scheduler."""

@@ -34,6 +34,7 @@ from penstock.telemetry import (
     configure_logging,
     log,
 )
+from penstock.wiring import is_loopback
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ async def up(
                     seconds=round(runtime.clock.monotonic() - began, 3),
                 )
                 announce(f"Penstock {__version__} runs at {run_file.url}")
+                if is_loopback(settings.host):
+                    announce(f"Sign in (once, within ten minutes): {run_file.url}{link(runtime)}")
                 beside = asyncio.create_task(companion(runtime, run_file))
                 await _first(asyncio.create_task(stopping.wait()), worker, serving, beside)
                 beside.cancel()
@@ -148,6 +151,13 @@ async def run_claimed_row(settings: Settings, claim: Claim, *, app_path: str | N
                     settled = await run_one(database, kind, claim, clock)
                     return 0 if settled else 1
     return 1
+
+
+def link(runtime: Runtime) -> str:
+    """The address, below the server's, of a new one-time sign-in link."""
+    from penstock.console.pages_sign_in import link_path
+
+    return link_path(runtime.console())
 
 
 def _keep_what_start_up_made() -> None:

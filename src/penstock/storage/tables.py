@@ -201,6 +201,13 @@ jobs = Table(
     ),
     Index("jobs_account", "account", "id"),
     Index("jobs_finished", "finished_at"),
+    Index(
+        "jobs_dead",
+        "account",
+        "id",
+        postgresql_where=text("status = 'dead'"),
+        sqlite_where=text("status = 'dead'"),
+    ),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -501,6 +508,13 @@ shipments = Table(
         sqlite_where=text("reference IS NOT NULL"),
     ),
     Index("shipments_ended", "ended_at"),
+    Index(
+        "shipments_dead",
+        "account",
+        "id",
+        postgresql_where=text("status = 'dead'"),
+        sqlite_where=text("status = 'dead'"),
+    ),
     postgresql_with={"fillfactor": "80"},
 )
 
