@@ -16,7 +16,7 @@ run: .venv/.run ## start everything and show it at work (ARGS="--port 9000")
 	@$(BIN)/penstock demo $(ARGS)
 
 test: lint ## style, types, layers and every test (ARGS="-k delivery")
-	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 lint: .venv/.dev ## style, types and layers alone
 	@$(BIN)/ruff check --quiet .

@@ -8,7 +8,18 @@ import time
 
 from bench.processes import machine
 
-NAMES = ("accept", "deliver", "claims", "backlog", "idle", "replay", "tracking_day", "dispatch")
+NAMES = (
+    "accept",
+    "deliver",
+    "claims",
+    "backlog",
+    "idle",
+    "replay",
+    "tracking_day",
+    "dispatch",
+    "score",
+    "churn_quality",
+)
 
 
 def main() -> int:

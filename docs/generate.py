@@ -40,7 +40,8 @@ _MARK = "\N{NO-BREAK SPACE}"  # keeps an empty cell from collapsing
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table."""
     names = list(head)
-    lines = [names, ["---"] * len(names), *(list(row) for row in rows)]
+    cells = ([re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in row] for row in rows)
+    lines = [names, ["---"] * len(names), *cells]
     return "\n".join("| " + " | ".join(cell or _MARK for cell in line) + " |" for line in lines)
 
 
@@ -184,6 +185,16 @@ def endpoint_fields() -> str:
 def shipment_fields() -> str:
     """The body of POST /v1/shipments."""
     return _fields("ShipmentIn")
+
+
+def prediction_fields() -> str:
+    """The body of POST /v1/predictions."""
+    return _fields("PredictionIn")
+
+
+def model_fields() -> str:
+    """The body of POST /v1/models."""
+    return _fields("ModelIn")
 
 
 def _fields(model: str) -> str:
@@ -339,7 +350,9 @@ def _application() -> tuple[list[Route], dict[str, Any]]:
 
 async def _make() -> tuple[list[Route], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = load_settings(data_dir=folder, services="events,tracking", database_url="")
+        chosen = load_settings(
+            data_dir=folder, services="events,tracking,predictions", database_url=""
+        )
         await asyncio.to_thread(migrate, chosen)
         async with open_runtime(chosen, isolate=False) as runtime:
             app = runtime.http()
@@ -354,6 +367,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "fedex-codes": fedex_codes,
     "log-events": log_events,
     "metrics": metrics,
+    "model-fields": model_fields,
+    "prediction-fields": prediction_fields,
     "problems": problems,
     "routes": routes,
     "royal-mail-codes": royal_mail_codes,

@@ -23,7 +23,7 @@ from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
 from penstock.errors import SettingsError, StorageError
 from penstock.settings import Settings, load_secret_keys
-from penstock.storage import Database, retention
+from penstock.storage import Database, doomed, retention
 from penstock.storage.lock import lock_of
 from penstock.storage.retention import Rule, batches
 from penstock.storage.sqlite import SqliteDatabase
@@ -34,7 +34,16 @@ from penstock.telemetry import (
     MIGRATION_APPLIED,
     log,
 )
-from penstock.wiring import Service, for_children, no_jobs, operations, services
+from penstock.wiring import (
+    Service,
+    for_children,
+    make_objects,
+    no_jobs,
+    operations,
+    running,
+    services,
+    tell_private_targets,
+)
 from penstock.work import circuit
 from penstock.work.isolate import child_process
 from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
@@ -67,7 +76,7 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
         return _upgrade(url, schema.current(url), head, None)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_dir(settings)
     path = settings.sqlite_path
     lock = lock_of(path)
     # A command that was run at the same time may be making the tables: it ends by itself.
@@ -78,6 +87,17 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
         return _upgrade(path, before, head, backup)
     finally:
         lock.release()
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Make the data folder if it is not there; SettingsError if it cannot be one."""
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError(
+            f"PENSTOCK_DATA_DIR is {str(settings.data_dir)!r}, which cannot be made a folder:"
+            f" {exc.strerror}"
+        ) from exc
 
 
 def _upgrade(
@@ -117,8 +137,8 @@ def _backup(path: Path, revision: str) -> str:
 def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
     """The database that the settings name, not yet open."""
     if settings.database_url is None:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return SqliteDatabase(settings.sqlite_path, clock, owner=owner)
+        make_data_dir(settings)
+        return SqliteDatabase(settings.sqlite_path, clock, owner=owner, patience=PATIENCE)
     try:
         from penstock.storage.postgres import PostgresDatabase
     except ImportError:
@@ -230,7 +250,7 @@ class Runtime:
         return self._console
 
     def _named(self) -> list[str]:
-        return list(dict.fromkeys(("jobs", *self.settings.services)))
+        return list(dict.fromkeys(("jobs", *running(self.settings))))
 
     async def close_tasks(self) -> None:
         """End the scheduler."""
@@ -265,6 +285,7 @@ async def open_runtime(
         stack.push_async_callback(waker.close)
         app = app or no_jobs()
         made = await services(settings, clock, database, stack, app)
+        tell_private_targets(settings)
         # What jobs enqueue goes through this process's own database, which wakes its workers.
         app.bind(database)
         stack.callback(app.unbind)
@@ -325,7 +346,9 @@ async def prune(settings: Settings, *, dry_run: bool) -> dict[str, int]:
         rules = _retention(made)
         if dry_run:
             return {rule.name: await database.read(rule.count) for rule in rules}
-        return {rule.name: await retention.apply(database, rule) for rule in rules}
+        pruned = {rule.name: await retention.apply(database, rule) for rule in rules}
+        await doomed.sweep(database, make_objects(settings))
+        return pruned
 
 
 async def erase(settings: Settings, account: str, *, dry_run: bool) -> dict[str, int]:
@@ -336,7 +359,9 @@ async def erase(settings: Settings, account: str, *, dry_run: bool) -> dict[str,
     try:
         if dry_run:
             return await database.read(lambda tx: retention.count(tx, account))
-        return await retention.erase(database, account)
+        erased = await retention.erase(database, account)
+        await doomed.sweep(database, make_objects(settings))
+        return erased
     finally:
         await database.close()
 
@@ -353,6 +378,8 @@ async def open_services(
         stack.push_async_callback(database.close)
         # The app stays unbound: what the row enqueues is woken as any other process's is.
         made = await services(settings, clock, database, stack, app or no_jobs())
+        for callback in [_log_circuits, *_listeners(made)]:
+            database.subscribe(callback)
         yield database, made, clock
 
 

@@ -23,6 +23,7 @@ from penstock.runtime import (
     Runtime,
     check_migrated,
     load_app,
+    make_data_dir,
     migrate,
     open_runtime,
 )
@@ -34,7 +35,7 @@ from penstock.telemetry import (
     configure_logging,
     log,
 )
-from penstock.wiring import is_loopback
+from penstock.wiring import is_loopback, running
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ async def up(
     """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT."""
     configure_logging(settings.log_level, settings.log_format)
     app = load_app(app_path)
+    make_data_dir(settings)  # for run.json, whatever the database
     await asyncio.to_thread(migrate, settings)
     async with open_runtime(settings, app=app, app_path=app_path) as runtime:
         with listen(settings) as listening:
@@ -93,7 +95,7 @@ async def up(
                     url=run_file.url,
                     database=runtime.database.dialect,
                     data_dir=str(settings.data_dir),
-                    services=list(settings.services),
+                    services=list(running(settings)),
                     version=__version__,
                     seconds=round(runtime.clock.monotonic() - began, 3),
                 )

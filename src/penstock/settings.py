@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -44,7 +46,7 @@ from penstock.secretbox import MIN_KEY_LENGTH, key_in_file
 from penstock.telemetry import SETTING_UNKNOWN, Format, Level, log
 
 PREFIX: Final = "PENSTOCK_"
-SERVICES: Final = ("jobs", "events", "tracking")
+SERVICES: Final = ("jobs", "events", "tracking", "predictions")
 _EMPTY_MEANS_NONE: Final = frozenset({"allow_private_targets", "services"})
 
 Network = IPv4Network | IPv6Network
@@ -115,9 +117,30 @@ def _http_url(value: object) -> object:
     return value
 
 
+def _base_url(url: str) -> str:
+    """To which paths are appended; a user in it would collide with the carrier's own header."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("it holds a user name")
+    if parts.query or parts.fragment:
+        raise ValueError("it ends with a query or a fragment")
+    return url.rstrip("/")
+
+
+def _credential_text(value: object) -> object:
+    """What goes into headers and forms; files of secrets often end with a line end."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError("it holds something else than printable ASCII")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(_seconds)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
-BaseUrl = Annotated[HttpUrl, AfterValidator(lambda url: url.rstrip("/"))]
+BaseUrl = Annotated[HttpUrl, AfterValidator(_base_url)]
+CredentialText = Annotated[str, BeforeValidator(_credential_text)]
+CredentialSecret = Annotated[SecretStr, BeforeValidator(_credential_text)]
 
 
 def _setting(default: Any, description: str, expects: str, **limits: Any) -> Any:
@@ -130,7 +153,7 @@ def _carrier_value(carrier: str, value: str) -> Any:
     return _setting(
         None,
         f"{carrier}: the deployment's own {value}, for accounts that have stored none.",
-        "the text that the carrier gave",
+        "the text that the carrier gave, in printable ASCII",
     )
 
 
@@ -240,8 +263,9 @@ class Settings(BaseSettings):
         NoDecode,
         BeforeValidator(_split),
     ] = _setting(
-        ("events", "tracking"),
-        "The services to run, beside jobs, which always run. Empty: jobs alone.",
+        ("events", "tracking", "predictions"),
+        "The services to run, beside jobs, which always run. Empty: jobs alone. Without this "
+        "setting, predictions run where penstock[predictions] is installed.",
         f"a comma-separated list of: {', '.join(SERVICES)}",
     )
     secret_key: Annotated[
@@ -340,30 +364,57 @@ class Settings(BaseSettings):
         _DURATION + ", at least 1h",
         ge=3600,
     )
-    ups_client_id: str | None = _carrier_value("UPS", "client id")
-    ups_client_secret: SecretStr | None = _carrier_value("UPS", "client secret")
+    ups_client_id: CredentialText | None = _carrier_value("UPS", "client id")
+    ups_client_secret: CredentialSecret | None = _carrier_value("UPS", "client secret")
     ups_url: BaseUrl | None = _carrier_url("UPS")
     ups_calls_per_second: float | None = _calls_per_second("UPS")
     ups_calls_per_day: int | None = _calls_per_day("UPS")
-    usps_client_id: str | None = _carrier_value("USPS", "consumer key")
-    usps_client_secret: SecretStr | None = _carrier_value("USPS", "consumer secret")
+    usps_client_id: CredentialText | None = _carrier_value("USPS", "consumer key")
+    usps_client_secret: CredentialSecret | None = _carrier_value("USPS", "consumer secret")
     usps_url: BaseUrl | None = _carrier_url("USPS")
     usps_calls_per_second: float | None = _calls_per_second("USPS")
     usps_calls_per_day: int | None = _calls_per_day("USPS")
-    fedex_client_id: str | None = _carrier_value("FedEx", "API key")
-    fedex_client_secret: SecretStr | None = _carrier_value("FedEx", "secret key")
+    fedex_client_id: CredentialText | None = _carrier_value("FedEx", "API key")
+    fedex_client_secret: CredentialSecret | None = _carrier_value("FedEx", "secret key")
     fedex_url: BaseUrl | None = _carrier_url("FedEx")
     fedex_calls_per_second: float | None = _calls_per_second("FedEx")
     fedex_calls_per_day: int | None = _calls_per_day("FedEx")
-    dhl_api_key: SecretStr | None = _carrier_value("DHL", "API key")
+    dhl_api_key: CredentialSecret | None = _carrier_value("DHL", "API key")
     dhl_url: BaseUrl | None = _carrier_url("DHL")
     dhl_calls_per_second: float | None = _calls_per_second("DHL")
     dhl_calls_per_day: int | None = _calls_per_day("DHL")
-    royal_mail_client_id: str | None = _carrier_value("Royal Mail", "client id")
-    royal_mail_client_secret: SecretStr | None = _carrier_value("Royal Mail", "client secret")
+    royal_mail_client_id: CredentialText | None = _carrier_value("Royal Mail", "client id")
+    royal_mail_client_secret: CredentialSecret | None = _carrier_value(
+        "Royal Mail", "client secret"
+    )
     royal_mail_url: BaseUrl | None = _carrier_url("Royal Mail")
     royal_mail_calls_per_second: float | None = _calls_per_second("Royal Mail")
     royal_mail_calls_per_day: int | None = _calls_per_day("Royal Mail")
+    objects: Annotated[Path, AfterValidator(Path.expanduser)] | None = _setting(
+        None,
+        "The folder of uploads, results and models; every process needs the same. When absent, "
+        "`objects` in the data folder.",
+        "a folder's path",
+    )
+    prediction_processes: int | None = _setting(
+        None,
+        "Processes that score files at once; each takes some 150 MB while there is work. When "
+        "absent, one less than there are processors.",
+        _COUNT,
+        ge=1,
+    )
+    max_upload: ByteSize = _setting(
+        ByteSize(1024 * 1024 * 1024), "The largest file to score or to learn from.", _SIZE, ge=1024
+    )
+    max_rows: int | None = _setting(
+        None, "The most rows of a file that is scored. When absent, any number.", _COUNT, ge=1
+    )
+    keep_predictions: Duration = _setting(
+        2592000.0,
+        "How long predictions are kept once they have ended, and uploads once they came in.",
+        _DURATION + ", at least 1h",
+        ge=3600,
+    )
     job_slots: int = _setting(16, "Jobs running at once in a process.", _COUNT, ge=1)
     lease: Duration = _setting(
         60.0,
@@ -578,7 +629,9 @@ def _fault(error: Any, sources: Mapping[str, Mapping[str, Any]]) -> str:
     line = f"{_variable(name)} ({source}) "
     if _is_secret(field):
         return f"{line}has a bad value (not shown); expected {_expects(field)}"
-    shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:100] + "…"
+    # Who is named in a URL may have a password beside it.
+    whole = re.sub(r"//[^/]*@", "//…@", repr(value))
+    shown = whole if len(whole) <= 100 else whole[:100] + "…"
     # What pydantic says of its own rules repeats what is expected; our own say what is wrong.
     detail = f" ({error['ctx']['error']})" if error["type"] == "value_error" else ""
     return f"{line}is {shown}; expected {_expects(field)}{detail}"
@@ -621,7 +674,18 @@ def load_secret_keys(settings: Settings) -> list[str]:
             f"same one; expected {_expects(Settings.model_fields['secret_key'])}, such as the "
             "output of: openssl rand -hex 32"
         )
-    return [key_in_file(path)]
+    try:
+        key = key_in_file(path)
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        key = ""
+    if len(key) < MIN_KEY_LENGTH:
+        raise SettingsError(
+            f"{path} holds no key, and what was sealed with the one it had cannot be opened"
+            f" without: restore it, or set {PREFIX}SECRET_KEY"
+        )
+    return [key]
 
 
 def settings_table() -> str:

@@ -231,6 +231,63 @@ CARRIER_CREDENTIAL_REFUSED: Final = _event(
     *("carrier", "lane", "error"),
 )
 
+# --- Log events: predictions -------------------------------------------------------------
+
+UPLOAD_RECEIVED: Final = _event(
+    "upload_received",
+    "debug",
+    "A file was uploaded and looked at.",
+    *("upload_id", "account", "size", "seconds"),
+)
+PREDICTION_PROCESSING_STARTED: Final = _event(
+    "prediction_processing_started",
+    "info",
+    "A file is being scored, from this chunk on.",
+    *("prediction_id", "account", "chunk"),
+)
+PREDICTION_CHUNK_SCORED: Final = _event(
+    "prediction_chunk_scored",
+    "debug",
+    "One chunk of a file was scored and stored; the ledger has it once that is settled.",
+    *("prediction_id", "chunk", "rows", "set_aside", "seconds"),
+)
+PREDICTION_PROCESSING_COMPLETED: Final = _event(
+    "prediction_processing_completed",
+    "info",
+    "A file was scored; its result is there.",
+    *("prediction_id", "account", "rows", "set_aside", "seconds"),
+)
+PREDICTION_PROCESSING_FAILED: Final = _event(
+    "prediction_processing_failed",
+    "warning",
+    "A file cannot be scored, or was tried in vain; the reason is kept.",
+    *("prediction_id", "account", "code", "error"),
+)
+PREDICTION_STATUS_UPDATED: Final = _event(
+    "prediction_status_updated",
+    "debug",
+    "A prediction's status changed.",
+    *("prediction_id", "account", "status", "previous"),
+)
+MODEL_TRAINED: Final = _event(
+    "model_trained",
+    "info",
+    "A version of a model is ready.",
+    *("model_id", "account", "version", "seconds"),
+)
+MODEL_TRAINING_FAILED: Final = _event(
+    "model_training_failed",
+    "info",
+    "A training was refused, or has a question; the reason is kept.",
+    *("model_id", "account", "version", "code", "error"),
+)
+PREDICTIONS_OFF: Final = _event(
+    "predictions_off",
+    "debug",
+    "The prediction service does not run: its packages are not installed.",
+    "missing",
+)
+
 # --- Log events: the API -----------------------------------------------------------------
 
 REQUEST: Final = _event(
@@ -393,6 +450,19 @@ SHIPMENT_CHANGES: Final = Metric(
     "shipments",
     "Changes of shipments' statuses, by the new status.",
     ("status",),
+)
+ROWS_SCORED: Final = Metric(
+    "penstock_rows_scored_total",
+    "counter",
+    "rows",
+    "Rows of completed predictions.",
+    cloudwatch="RowsScored",
+)
+CHUNK_DURATION: Final = Metric(
+    "penstock_prediction_chunk_seconds",
+    "histogram",
+    "seconds",
+    "How long scoring and storing one chunk took, waiting for a process left out.",
 )
 UNITS_PER_COMMIT: Final = Metric(
     "penstock_units_per_commit",

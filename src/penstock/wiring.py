@@ -7,17 +7,20 @@ another: what one tells the others goes through the `Emit` port, which events im
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from penstock.clock import Clock
+from penstock.errors import SettingsError
 from penstock.secretbox import SecretBox
 from penstock.settings import Network, Settings, load_secret_keys
 from penstock.storage import Database, Tx
+from penstock.storage.objects import Folder
 from penstock.storage.retention import BATCH, Rule, batches
-from penstock.telemetry import PRIVATE_TARGETS_ALLOWED, log
+from penstock.telemetry import PREDICTIONS_OFF, PRIVATE_TARGETS_ALLOWED, log
 from penstock.work import emit
 from penstock.work.care import DeadWork, LaneNote
 from penstock.work.emit import Emit
@@ -59,10 +62,37 @@ async def services(
     made = [_jobs(settings, database, stack, app)]
     if "events" in settings.services:
         made.append(_events(settings, clock, database, stack))
+    tell = next((service.emit for service in made if service.emit is not None), emit.nobody)
     if "tracking" in settings.services:
-        tell = next((service.emit for service in made if service.emit is not None), emit.nobody)
         made.append(_tracking(settings, clock, database, stack, tell))
+    if "predictions" in running(settings):
+        made.append(_predictions(settings, clock, database, stack, tell))
     return made
+
+
+def running(settings: Settings) -> tuple[str, ...]:
+    """The services that the settings name, as far as their packages are installed.
+
+    By default what is not installed is left out. Raises SettingsError if it was asked for by name.
+    """
+    from penstock.predictions.extra import missing
+
+    lacking = missing() if "predictions" in settings.services else []
+    if not lacking:
+        return settings.services
+    if "services" in settings.model_fields_set:
+        raise SettingsError(
+            f"PENSTOCK_SERVICES names predictions, and {' and '.join(lacking)} "
+            f"{'is' if len(lacking) == 1 else 'are'} not installed: "
+            "pip install 'penstock[predictions]'"
+        )
+    log(PREDICTIONS_OFF, missing=lacking)
+    return tuple(name for name in settings.services if name != "predictions")
+
+
+def make_objects(settings: Settings) -> Folder:
+    """Where uploads, results and models are kept."""
+    return Folder((settings.objects or settings.data_dir / "objects").absolute())
 
 
 def _jobs(
@@ -175,19 +205,64 @@ def _tracking(
     )
 
 
+def _predictions(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    stack: contextlib.AsyncExitStack,
+    tell: Emit,
+) -> Service:
+    from penstock.predictions import service
+
+    made = service.build(
+        database=database,
+        clock=clock,
+        objects=make_objects(settings),
+        emit=tell,
+        processes=settings.prediction_processes or _processors(),
+        max_upload=int(settings.max_upload),
+        max_rows=settings.max_rows,
+        keep=settings.keep_predictions,
+        lease=settings.lease,
+    )
+    stack.push_async_callback(made.close)
+    return Service(
+        kinds=made.kinds,
+        routers=made.routers,
+        periodic=made.periodic,
+        retention=made.retention,
+        on_notes=made.on_notes,
+    )
+
+
+def _processors() -> int:
+    """All but one of the processors that this process may use: one stays for the server."""
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        usable = os.cpu_count() or 1
+    return max(1, usable - 1)
+
+
 def private_targets(settings: Settings) -> tuple[Network, ...]:
     """The private networks that may be pushed to; a server on loopback may push to loopback."""
     if settings.allow_private_targets is not None:
         return settings.allow_private_targets
     if is_loopback(settings.host):
-        networks: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+        return (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    return ()
+
+
+def tell_private_targets(settings: Settings) -> None:
+    """Log that loopback may be pushed to, if nobody has asked for that."""
+    if "events" not in settings.services or settings.allow_private_targets is not None:
+        return
+    if networks := private_targets(settings):
         log(
             PRIVATE_TARGETS_ALLOWED,
             networks=[str(network) for network in networks],
             reason="the server listens on loopback and PENSTOCK_ALLOW_PRIVATE_TARGETS is not set",
         )
-        return networks
-    return ()
 
 
 def is_loopback(host: str) -> bool:
@@ -209,10 +284,11 @@ def no_jobs() -> Penstock:
 
 def for_children(settings: Settings) -> dict[str, str]:
     """What a child must be told: it reads .env and penstock.toml as this process did, but knows
-    nothing of the command line."""
-    if settings.database_url is not None:
-        return {}
-    return {"PENSTOCK_DATA_DIR": str(settings.data_dir.absolute())}
+    nothing of the command line. The host decides where deliveries may go."""
+    return {
+        "PENSTOCK_DATA_DIR": str(settings.data_dir.absolute()),
+        "PENSTOCK_HOST": settings.host,
+    }
 
 
 def operations(database: Database, services: Sequence[Service]) -> list[APIRouter]:

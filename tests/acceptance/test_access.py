@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from support.client import Api
 from support.process import Up
 from support.receiver import Receiver
+from support.scoring import completed, score, starter_csv
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +33,16 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/shipments/{shipment_id}": {"label": "walked"},
     "POST /v1/carriers/detect": {"tracking_number": "SBXDELIVERED1"},
     "PUT /v1/carriers/{carrier}/credentials": {"values": {"api_key": "walked"}},
+    "POST /v1/predictions": {"upload_id": "upl_walked"},
+    "POST /v1/predictions/{prediction_id}/outcomes": {"outcomes": [{"id": "1", "churned": True}]},
+    "PATCH /v1/uploads/{upload_id}": {"encoding": "utf-8"},
+    "POST /v1/models": {
+        "upload_id": "upl_walked",
+        "label_column": "churned",
+        "positive_label": "yes",
+        "id_column": "customer",
+    },
+    "POST /v1/models/{model_id}/promote": {"version": 1},
     "POST /v1/carriers/{carrier}/circuit": {"state": "open", "for": 60, "reason": "walked"},
 }
 
@@ -47,7 +58,8 @@ class _Issuer:
             "aud": "penstock",
             "sub": account,
             "exp": int(time.time()) + 600,
-            "scope": "events:write endpoints:write keys:write shipments:write lanes:write",
+            "scope": "events:write endpoints:write keys:write shipments:write lanes:write "
+            "predictions:write models:write",
         }
         return jwt.encode(claims | changes, self.key, algorithm="RS256", headers={"kid": "one"})
 
@@ -102,7 +114,7 @@ async def test_nobody_gets_nowhere(server: Up, api: Api) -> None:
 
 
 async def test_a_missing_scope_is_named(server: Up, api: Api) -> None:
-    made = await api.ok("POST", "/v1/keys", {"name": "narrow", "scopes": ["models:read"]})
+    made = await api.ok("POST", "/v1/keys", {"name": "narrow", "scopes": ["jobs:read"]})
     async with Api(server.url, made["key"]) as narrow:
         for method, path, _ in await _operations(api):
             if path in PUBLIC:
@@ -139,6 +151,13 @@ async def test_another_account_sees_nothing(
                     headers={"content-type": "text/csv"},
                 )
                 ids["import_id"] = imported["import_id"]
+                scored = await score(mine, starter_csv(20))
+                ids["prediction_id"] = scored["prediction_id"]
+                ids["upload_id"] = scored["upload_id"]
+                await completed(mine, scored["prediction_id"])
+                asked = BODIES["POST /v1/models"] | {"upload_id": scored["upload_id"]}
+                ids["model_id"] = (await mine.ok("POST", "/v1/models", asked))["model_id"]
+                ids["number"] = "1"
                 ids["carrier"] = "nobodys"  # carriers belong to no account
                 for method, path, _ in await _operations(mine):
                     if path in PUBLIC or "{" not in path:
@@ -153,6 +172,9 @@ async def test_another_account_sees_nothing(
                     "/v1/keys",
                     "/v1/shipments",
                     "/v1/shipments/imports",
+                    "/v1/uploads",
+                    "/v1/predictions",
+                    "/v1/models",
                 ):
                     assert (await theirs.ok("GET", path))["items"] == []
                 # The same type, the same key: another account's events are not mixed up.

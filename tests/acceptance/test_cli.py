@@ -90,6 +90,19 @@ async def test_keys_without_a_server_then_with_it(
     assert again.code == 0
 
 
+async def test_keys_while_the_server_starts(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Process("up", "--port", "0", data=data) as server:
+        # Neither loses the race for the data folder, whoever comes first.
+        made = await asyncio.gather(
+            *(run("keys", "create", "--name", f"k{n}", "--json", data=data) for n in range(3))
+        )
+        assert [ran.code for ran in made] == [0, 0, 0], made
+        await asyncio.to_thread(server.wait_logged, "server_started")
+        listed = await run("keys", "list", "--json", data=data)
+        assert {item["name"] for item in listed.document["items"]} == {"k0", "k1", "k2"}
+
+
 async def test_migrating_twice_is_migrating_once(tmp_path: Path) -> None:
     first = await run("migrate", "--json", data=tmp_path / "data")
     second = await run("migrate", "--json", data=tmp_path / "data")
@@ -172,6 +185,66 @@ async def test_exit_codes(tmp_path: Path, arguments: tuple[str, ...], code: int)
     if code:
         assert ran.stdout == ""
         assert ran.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"\xff\xfe\xfd", "is not JSON"),
+        (b'{"a": NaN}', "is not JSON"),
+        (b'{"a": 1e999}', "is not JSON"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[1]", "must be a JSON object"),
+        (None, "No such file"),
+    ],
+)
+async def test_a_payload_that_cannot_be_sent_is_said_so(
+    tmp_path: Path, payload: bytes | None, says: str
+) -> None:
+    if payload is not None:
+        (tmp_path / "payload").write_bytes(payload)
+
+    ran = await run("events", "send", "a", "@payload", data=tmp_path / "none", cwd=tmp_path)
+
+    assert (ran.code, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("penstock: ")
+    assert says in ran.stderr
+
+
+@pytest.mark.parametrize("command", [("up", "--port", "0"), ("keys", "create", "--name", "a")])
+async def test_a_data_folder_that_cannot_be_one_is_named(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").touch()
+
+    ran = await run(*command, data=tmp_path / "file")
+
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "Traceback" not in ran.stderr
+    assert f"PENSTOCK_DATA_DIR is '{tmp_path / 'file'}'" in ran.stderr
+
+
+@pytest.mark.parametrize("command", [("up", "--port", "0"), ("migrate",), ("keys", "list")])
+async def test_a_database_that_cannot_be_used_is_said_so(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "penstock.db").write_bytes(b"what is this?" * 100)
+    broken = await run(*command, data=data)
+
+    nobody = {
+        "PENSTOCK_DATABASE_URL": "postgresql://penstock:hunter2@127.0.0.1:9/penstock",
+        "PENSTOCK_SECRET_KEY": "s" * 32,
+    }
+    away = await run(*command, data=tmp_path / "other", env=nobody)
+
+    for ran, says in ((broken, str(data / "penstock.db")), (away, "Connection refused")):
+        assert (ran.code, ran.stdout) == (1, "")
+        (line,) = ran.stderr.splitlines()
+        assert line.startswith("penstock: ")
+        assert says in line
+        assert "hunter2" not in line
 
 
 async def test_an_unreachable_server_is_4(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from support.process import Up
+from support.scoring import starter_csv
 
 CHECKS = [
     not_a_server_error,
@@ -58,18 +59,45 @@ def test_answers_are_as_described(server: Up) -> None:
         "import_id": imported["import_id"],
         "carrier": "sandbox",
     }
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-    chosen = schema.include(path_regex=r"^/v1/(shipments|carriers|templates)")
-    operations = [result.ok() for result in chosen.get_all_operations()]
+    operations = _operations(server, r"^/v1/(shipments|carriers|templates/shipments)")
     assert len(operations) == 20
-    seen: set[int] = set()
-    # What deletes the known shipment comes last.
-    for operation in sorted(operations, key=lambda each: each.method == "delete"):
-        seen |= _play(server, operation, known)
+    seen = _play_all(server, operations, known)
     assert seen >= {200, 201, 202, 204, 400, 404, 409, 422}  # good ones and bad ones were made up
 
 
-def _play(server: Up, operation: Any, known: dict[str, str]) -> set[int]:
+@pytest.mark.timeout(300)
+def test_answers_of_predictions_are_as_described(server: Up) -> None:
+    """Every operation of uploads, predictions and models, in the same way."""
+    scored = _post(server, "/v1/predictions", starter_csv(30), "text/csv")
+    asked = {"upload_id": scored["upload_id"], "label_column": "plan", "id_column": "customer_id"}
+    model = _post(server, "/v1/models", json.dumps(asked).encode(), "application/json")
+    known = {
+        "upload_id": scored["upload_id"],
+        "prediction_id": scored["prediction_id"],
+        "model_id": model["model_id"],
+        "number": 1,
+    }
+    operations = _operations(server, r"^/v1/(uploads|predictions|models|templates/churn)")
+    assert len(operations) == 31
+    seen = _play_all(server, operations, known)
+    assert seen >= {200, 202, 204, 400, 404, 409, 422}
+
+
+def _operations(server: Up, paths: str) -> list[Any]:
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    chosen = schema.include(path_regex=paths)
+    return [result.ok() for result in chosen.get_all_operations()]
+
+
+def _play_all(server: Up, operations: list[Any], known: dict[str, Any]) -> set[int]:
+    seen: set[int] = set()
+    # What deletes the known things comes last.
+    for operation in sorted(operations, key=lambda each: each.method == "delete"):
+        seen |= _play(server, operation, known)
+    return seen
+
+
+def _play(server: Up, operation: Any, known: dict[str, Any]) -> set[int]:
     """The statuses of the answers to some requests of one operation, which must be described."""
     seen: set[int] = set()
 

@@ -58,6 +58,11 @@ VALUES = {
         }.items()
         if (name == "api_key") == (carrier == "dhl") or not name.startswith(("client", "api"))
     },
+    "objects": ("/srv/objects", "/srv/objects"),
+    "prediction_processes": ("3", 3),
+    "max_upload": ("10MiB", 10485760),
+    "max_rows": ("1000", 1000),
+    "keep_predictions": ("5d", 432000.0),
     "job_slots": ("5", 5),
     "lease": ("30s", 30.0),
     "sweep_interval": ("1m30s", 90.0),

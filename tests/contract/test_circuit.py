@@ -200,6 +200,38 @@ async def test_a_late_failure_does_not_undo_a_recovery(lane: Lane) -> None:
     assert (await lane.state()).circuit == "closed"
 
 
+async def test_only_the_probes_own_result_decides(lane: Lane) -> None:
+    """Nothing else is under way beside a probe; a report of it would be ignored."""
+    await lane.make(trip_after=1)
+    await lane.answer("bad")
+    await lane.cool_down()
+    (probe,) = await lane.claim()
+    probing = await lane.state()
+    for health in ({"ok": 1, "bad": 0}, {"ok": 0, "bad": 1}):
+        await lane.database.unit(
+            lambda tx, health=health: circuit.record(tx, "l", probing.generation - 1, **health)
+        )
+        assert await lane.state() == probing
+    await lane.settle(probe, health="ok")
+    assert (await lane.state()).circuit == "closed"
+
+
+async def test_a_failure_of_before_it_was_closed_by_hand_does_not_count(lane: Lane) -> None:
+    await lane.make(trip_after=1)
+    late = await lane.claim(2)
+    await lane.database.unit(
+        lambda tx: circuit.force_closed(tx, "l", 0.001, actor="key_1", reason="they are back")
+    )
+    lane.clock.advance(1.0)
+    await lane.settle(late[0], health="bad")
+    state = await lane.state()
+    assert (state.circuit, state.consecutive) == ("closed", 0)
+    # Of what was claimed since, it does.
+    (new,) = await lane.claim(1)
+    await lane.settle(new, health="bad")
+    assert (await lane.state()).circuit == "open"
+
+
 async def test_half_of_twenty_calls_within_a_minute_trip_it(lane: Lane) -> None:
     await lane.make(trip_after=1000, rows=60)
     pattern: list[Health] = ["bad", "ok"]

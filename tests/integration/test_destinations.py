@@ -47,7 +47,7 @@ def push(payload: str = '{"n":1}', **fields: Any) -> Push:
     return replace(made, **fields)
 
 
-def receiver(target: str, timeout: float = 5.0) -> Receiver:
+def receiver(target: str, timeout: float = 60.0) -> Receiver:
     return Receiver(
         "end_1", "default", "delivery:end_1", 1, target, timeout, (), True, None, "", None, None
     )

@@ -246,6 +246,7 @@ class Spy:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self.asked: list[str] = []
+        self.ids: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._tx, name)
@@ -254,6 +255,7 @@ class Spy:
 
         def ask(statement: Any, **params: Any) -> Any:
             self.asked.append(repr(statement))
+            self.ids.append(params.get("id", ""))
             return found(statement, **params)
 
         return ask
@@ -277,6 +279,31 @@ async def test_a_healthy_endpoint_is_neither_read_nor_written_to_when_it_answers
     asked = await world.database.unit(settle)
     assert len(asked) > 5
     assert [statement for statement in asked if "endpoints" in statement] == []
+
+
+async def test_endpoints_in_trouble_are_written_in_the_order_of_their_ids(world: World) -> None:
+    # Two workers that settled deliveries of the same endpoints would else wait for each other.
+    a, b = await world.endpoint("a", "a"), await world.endpoint("b", "b")
+    world.answers |= {"a": NO_ANSWER, "b": NO_ANSWER}
+    for event_type in ("b", "a", "b"):  # deliveries are settled in the order of theirs
+        await world.accept(event_type)
+    claimed = sorted(await world.claim(), key=lambda each: each[0].id)
+    assert [data.receiver.id for _, data in claimed] == [b, a, b]
+    outcomes = [
+        decide(world.kind, c, await world.kind.handle(Task(c, data, 60.0)), world.clock.now())
+        for c, data in claimed
+    ]
+
+    def settle(tx: Tx) -> list[str]:
+        spy: Any = Spy(tx)
+        assert len(ledger.settle(spy, world.kind, outcomes)) == 3
+        return [
+            id_
+            for statement, id_ in zip(spy.asked, spy.ids, strict=True)
+            if "UPDATE endpoints" in statement
+        ]
+
+    assert await world.database.unit(settle) == [a, b, b]
 
 
 async def test_410_is_told_once(world: World) -> None:

@@ -633,6 +633,32 @@ async def test_a_cancelled_replay_leaves_things_as_they_were(
         await world.database.unit(lambda tx: replays.cancel(tx, "other", id_))
 
 
+async def test_an_event_that_a_withdrawal_completes_was_delivered_then(
+    world: World, clock: ManualClock
+) -> None:
+    first = await world.endpoint("a")
+    await world.endpoint("b")
+    world.answer = lambda event_id, url: NEVER if url[-1] == "b" else OK
+    (event,) = await world.accept("x")
+    await world.push()
+    assert (await world.event(event))["status"] == "failed"
+    id_ = await world.start()
+    while (await world.get(id_))["outstanding"] < 2:
+        assert await world.step(world.replay)
+        clock.advance(drip.STEP)
+    lane = f"delivery:{first}"
+    assert await world.database.unit(lambda tx: lanes.configure(tx, lane, paused=True))
+    world.answer = OK
+    assert await world.push() == 1
+    await world.database.unit(lambda tx: replays.cancel(tx, "default", id_))
+    assert not await world.database.unit(lambda tx: replay.withdraw(tx, "default", id_))
+
+    told = await world.event(event)
+    assert told["status"] == "replayed"
+    assert told["delivered_at"] is not None
+    await world.check()
+
+
 async def test_a_step_on_its_way_adds_nothing_to_a_cancelled_replay(world: World) -> None:
     await world.endpoint()
     await world.accept(*["x"] * 20)

@@ -64,6 +64,7 @@ async def house(sqlite_path: Path) -> AsyncIterator[House]:
         base_urls={},
         limits={},
         emit=nobody,
+        operator="default",
         lease=60.0,
         dispatch_every=3600.0,
         keep=86_400.0,

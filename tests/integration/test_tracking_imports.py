@@ -235,6 +235,21 @@ async def test_a_cancelled_import_makes_no_more_shipments(desk: Desk) -> None:
     assert (await desk.view(id_))["status"] == "cancelled"
 
 
+async def test_rows_that_were_read_before_it_was_cancelled_make_no_shipments(desk: Desk) -> None:
+    id_ = await desk.take(sheet(3))
+    held = await desk.claim()
+    assert held is not None
+    claim, data = held
+    outcome = await desk.kind.handle(Task(claim, data, 60.0))
+    await desk.database.unit(lambda tx: imports.cancel(tx, "acme", id_))
+    settlement = decide(desk.kind, claim, outcome, desk.clock.now())
+    await desk.database.unit(lambda tx: ledger.settle(tx, desk.kind, [settlement]))
+    assert await desk.numbers() == []
+    assert desk.told == []
+    view = await desk.view(id_)
+    assert (view["status"], view["created"], view["rows_done"]) == ("cancelled", 0, 1)
+
+
 async def test_a_file_that_did_not_come_to_its_end_is_no_work(desk: Desk, clock: Any) -> None:
     data = sheet(3)
     found = columns.head(data, final=True, carrier=None)

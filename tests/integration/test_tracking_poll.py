@@ -412,5 +412,24 @@ async def test_a_days_budget_is_kept_however_much_is_owed(
         assert sum(1 for other in made if at <= other < at + DAY) <= 60
 
 
+async def test_where_the_budget_is_short_checks_are_planned_farther_apart(
+    database: Database, clock: ManualClock
+) -> None:
+    """So that few are owed that the budget must refuse."""
+    world = World(database, clock, Budget(per_second=100.0, per_day=1_000))
+    await world.create_many(200)
+    await database.unit(lambda tx: tx.run(sql("UPDATE shipments SET tracking_status='in_transit'")))
+    world.answers["alpha"] = lambda _, queries: {
+        q.number: found(q.number, scan(1, "in_transit")) for q in queries
+    }
+    assert await world.check() > 0
+    planned = await database.read(
+        lambda tx: tx.rows(sql("SELECT due_at FROM shipments WHERE last_checked_at IS NOT NULL"))
+    )
+    # 200 parcels, looked at eight times a day, are twice what 80 % of the budget allows.
+    for (due_at,) in planned:
+        assert (due_at - clock.now()) / SECOND == pytest.approx(2.2 * 3 * HOUR, rel=0.2)
+
+
 def _all_due(tx: Tx) -> None:
     tx.run(sql("UPDATE shipments SET due_at = {now} WHERE status = 'pending'"))

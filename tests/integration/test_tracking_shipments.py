@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from penstock.tracking import shipments
 from penstock.tracking.carriers.base import Budget, Forbidden
 from penstock.tracking.credentials import lane_of
 from penstock.tracking.refusal import Refused
+from penstock.tracking.shipments import NewShipment
 from penstock.work import circuit, lanes
 from support.tracking import World, checked, found, scan
 
@@ -238,6 +242,35 @@ async def test_an_accounts_credential_goes_before_the_deployments(world: World) 
     assert await world.check(lane_of("alpha", "default")) == 1
 
 
+async def test_one_that_was_given_up_goes_on_with_the_credential_of_now(world: World) -> None:
+    dead = sql("UPDATE shipments SET status = 'dead', due_at = NULL, ended_at = {now}")
+    id_ = await world.create("N1")
+    await world.database.unit(lambda tx: tx.run(dead))
+    await put(world, key="my key")
+    await world.refresh(id_)
+    assert await world.check() == 0  # nothing in the deployment's lane
+    assert await world.check(lane_of("alpha", "default")) == 1
+    # The same when the account's own is gone, and when the deployment's comes later.
+    await world.database.unit(lambda tx: tx.run(dead))
+    world.own.clear()
+    assert await remove(world)
+    world.own["alpha"] = {"key": "of the settings"}
+    await world.database.unit(world.credentials.prepare)
+    await world.refresh(id_)
+    assert await world.check() == 1
+
+
+async def test_clients_of_replaced_credentials_are_not_kept(world: World) -> None:
+    """However often an account stores another: none but those that are in use."""
+    id_ = await world.create("N1")
+    for n in range(20):
+        await put(world, key=f"key {n}")
+        await world.refresh(id_)
+        await world.check(lane_of("alpha", "default"))
+    gc.collect()
+    assert len(world.clients._replaced) <= 1
+
+
 async def test_a_credential_is_sealed_and_shown_to_nobody(world: World) -> None:
     await put(world, key="my key")
     ((sealed,),) = await world.database.read(lambda tx: tx.rows(STORED))
@@ -304,6 +337,31 @@ async def test_without_its_credential_an_account_goes_on_with_the_deployments(
     assert not await remove(world)
     assert await world.check() == 1
     assert world.calls == [("alpha", "settings", ["N1"])]
+
+
+async def test_one_made_while_its_credential_is_removed_is_moved_with_the_others(
+    world: World,
+) -> None:
+    """Else it would stand in a lane that nobody has a credential for."""
+    await put(world, key="my key")
+    made, go_on = threading.Event(), threading.Event()
+
+    def make(tx: Tx) -> None:
+        new = NewShipment("alpha", "N1")
+        shipments.create(
+            tx, "default", new, credentials=world.credentials, emit=world.acceptor.emit
+        )
+        made.set()
+        assert go_on.wait(30)
+
+    making = asyncio.create_task(world.database.unit(make))
+    assert await asyncio.to_thread(made.wait, 30)
+    removing = asyncio.create_task(remove(world))
+    await asyncio.wait([removing], timeout=0.3)
+    go_on.set()
+    await asyncio.gather(making, removing)
+    rows = await world.database.read(lambda tx: tx.rows(NUMBERS))
+    assert rows == [("N1", lane_of("alpha", None))]
 
 
 async def test_where_there_is_none_at_all_shipments_wait_and_nothing_is_counted(

@@ -214,6 +214,15 @@ async def test_what_is_being_checked_is_not_dispatched_again(world: World) -> No
     assert len(world.calls) == 1
 
 
+async def test_what_is_asked_for_while_it_is_checked_is_dispatched_afterwards(world: World) -> None:
+    id_ = await world.create("N1")
+    held = await world.claim()
+    await world.refresh(id_)
+    assert await world.database.unit(dispatch) == Dispatched(0, 0)
+    await world.settle(await world.handle(held))
+    assert await world.database.unit(dispatch) == Dispatched(1, 1)
+
+
 async def test_a_dispatch_finds_what_nobody_was_woken_for(world: World) -> None:
     """Wakes are lost on the way; what is due is due."""
     world.answers["alpha"] = lambda _, queries: {

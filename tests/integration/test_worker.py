@@ -27,7 +27,7 @@ from penstock.storage.sqlite import SqliteDatabase
 from penstock.work import lanes, ledger, line
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.line import Isolate
-from penstock.work.outcomes import Dead, Done, Outcome, Postpone, Retry
+from penstock.work.outcomes import Dead, Done, Later, Outcome, Postpone, Retry
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wake, Wakeups
 from penstock.work.wakeups.local import LocalWakeups
@@ -567,24 +567,31 @@ async def test_one_poisonous_settlement_fails_alone(any_house: House) -> None:
         id_ = task.claim.id
         if task.claim.attempts == 0:
             waiting += 1
-            if waiting == 102:
+            if waiting == 103:
                 started.set()
             await started.wait()
         if id_ == "python":
             return Done(apply=break_it)
         if id_ == "sql":
             return Done(apply=break_sql)
-        return Done(apply=lambda tx: tx.run(RESULT, id=id_, result="written") and None)
+        if id_ == "later":
+            return Done(apply=lambda tx: Later("shared", break_it))
+
+        def written(tx: Tx) -> None:
+            tx.run(RESULT, id=id_, result="written")
+
+        # One half writes at once, the other when all are settled.
+        return Done(apply=written if id_ < "j050" else lambda tx: Later("shared", written))
 
     ids = [f"j{n:03}" for n in range(100)]
     await any_house.lane(cap=200)
-    await any_house.put(*ids, "python", "sql")
+    await any_house.put(*ids, "python", "sql", "later")
     async with any_house.working(job_kind(handle, slots=200)) as working:
         rows = await any_house.until_done()
         await working.until_free()
     for id_ in ids:
         assert (rows[id_].status, rows[id_].attempts) == ("succeeded", 1)
-    for id_ in ("python", "sql"):
+    for id_ in ("python", "sql", "later"):
         assert (rows[id_].status, rows[id_].attempts) == ("dead", 3)
         assert "could not be stored" in (rows[id_].last_error or "")
 

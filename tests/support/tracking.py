@@ -70,7 +70,7 @@ def found(number: str, *scans: Scan, **more: Any) -> Found:
 Answers = Callable[[str, Sequence[Query]], Awaitable[dict[str, Answer] | Answer]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Scripted:
     """A carrier with one credential."""
 

@@ -37,7 +37,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 8321)
     assert settings.database_url is None
     assert settings.allow_private_targets is None
-    assert settings.services == ("events", "tracking")
+    assert settings.services == ("events", "tracking", "predictions")
     assert len(settings.delivery_schedule) + 1 == 12
     assert settings.delivery_schedule[:6] == (1, 2, 4, 8, 16, 300)
     assert settings.grace == 20
@@ -239,6 +239,17 @@ def test_the_secret_key_is_generated_once_in_the_data_folder() -> None:
     assert load_secret_keys(settings) == keys
     assert len(keys[0]) >= 32
     assert stat.S_IMODE(Path("d/secret.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff\xfe" * 20])
+def test_a_damaged_key_file_stops_and_is_named(content: bytes) -> None:
+    settings = load_settings()
+    settings.data_dir.mkdir()
+    path = settings.data_dir / "secret.key"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=f"{path} holds no key"):
+        load_secret_keys(settings)
+    assert path.read_bytes() == content
 
 
 def test_configured_keys_are_taken_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,11 @@ def test_half_a_credential_stops_the_start(
         ("PENSTOCK_UPS_CALLS_PER_DAY", "many"),
         ("PENSTOCK_DHL_CALLS_PER_SECOND", "0"),
         ("PENSTOCK_USPS_URL", "apis.usps.com"),
+        ("PENSTOCK_USPS_URL", "https://somebody@apis.usps.com"),
+        ("PENSTOCK_USPS_URL", "https://apis.usps.com/?a=b"),
+        ("PENSTOCK_USPS_URL", "https://apis.usps.com/#part"),
+        ("PENSTOCK_DHL_API_KEY", "two\nlines"),
+        ("PENSTOCK_DHL_API_KEY", "ключ"),
         ("PENSTOCK_DISPATCH_INTERVAL", "0"),
         ("PENSTOCK_KEEP_SHIPMENTS", "1m"),
     ],
@@ -91,6 +96,26 @@ def test_a_value_that_cannot_work_stops_the_start(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
         load_settings()
+
+
+def test_a_line_end_after_a_credential_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of secrets end with one; in a header it would make each call fail."""
+    monkeypatch.setenv("PENSTOCK_DHL_API_KEY", "the key\n")
+    assert load_settings().carriers()["dhl"].values == {"api_key": "the key"}
+
+
+def test_a_bad_credential_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_DHL_API_KEY", "very\nsecret")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_DHL_URL", "https://me:pass@word@api.dhl.com")
+    with pytest.raises(SettingsError, match=r"//…@api\.dhl\.com") as caught:
+        load_settings()
+    assert "pass" not in str(caught.value)
 
 
 def test_every_setting_of_a_carrier_has_an_effect() -> None:

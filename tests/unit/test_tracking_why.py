@@ -58,6 +58,12 @@ def gate(**changes: Any) -> Gate:
             "retry_later",
             "http_503",
         ),
+        (
+            {"due_at": LATER, "last_error": "the credential cannot be opened"},
+            gate(),
+            "retry_later",
+            "cannot be opened. It is tried again at 2026-01-01T12:01:30",
+        ),
         ({}, gate(opens_in=90.0), "carrier_asked_to_wait", "12:01:30"),
         ({}, gate(opens_in=90.0, circuit="open"), "circuit_open", "12:01:30"),
         ({}, gate(circuit="half_open", held=1), "circuit_probing", "another"),

@@ -108,9 +108,10 @@ def _complete(
         if needs.scope != AUTHENTICATED:
             operation["x-scope"] = needs.scope
     if needs.body is not None:
+        others = operation.get("requestBody", {}).get("content", {})
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": references[needs.body]}},
+            "content": {"application/json": {"schema": references[needs.body]}, **others},
         }
     responses = operation.setdefault("responses", {})
     content = responses.get("422", {}).get("content", {}).get("application/json", {})

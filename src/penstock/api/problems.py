@@ -32,7 +32,7 @@ class Kind:
     advice: str
 
 
-PROBLEMS: Final[Mapping[str, Kind]] = {
+_GENERAL: Final[Mapping[str, Kind]] = {
     "bad_request": Kind(400, "Bad request", "Correct the request and send it again."),
     "malformed_json": Kind(400, "Malformed JSON", "Send one complete JSON value."),
     "not_utf8": Kind(400, "Not UTF-8", "Encode the body as UTF-8 (RFC 8259, section 8.1)."),
@@ -133,6 +133,52 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "storage_full": Kind(
         507, "Storage full", "Nothing was changed; free space on the server's disk, then try again."
     ),
+}
+
+# A file that cannot be used, or not without an answer: what is wrong stands in the detail.
+_UNUSABLE: Final = "Correct the file and upload it again."
+_UNCLEAR: Final = (
+    "Say which it is in the request, or with PATCH /v1/uploads/{upload_id} for a file that is "
+    "uploaded already."
+)
+_UNMAPPED: Final = (
+    "GET /v1/uploads/{upload_id} shows the file's columns and a proposal; give the mapping."
+)
+_FILES: Final[Mapping[str, tuple[str, str]]] = {
+    "ambiguous_delimiter": ("Delimiter unclear", _UNCLEAR),
+    "bad_delimiter": ("Bad delimiter", _UNCLEAR),
+    "bad_encoding": ("Not in this encoding", _UNUSABLE),
+    "bad_header_row": ("Bad header row", _UNCLEAR),
+    "duplicate_column": ("Column named twice", _UNMAPPED),
+    "empty": ("Empty file", _UNUSABLE),
+    "file_unclear": ("File unclear", _UNCLEAR),
+    "header_row": ("Header unclear", _UNCLEAR),
+    "header_too_long": ("Header too long", _UNUSABLE),
+    "missing_column": ("Column missing", _UNMAPPED),
+    "model_damaged": ("Model file damaged", "Train the model anew."),
+    "model_invalid": ("Model file invalid", "Train the model anew."),
+    "model_version": ("Model of another version", "Train the model anew."),
+    "name_too_long": ("Column name too long", _UNUSABLE),
+    "no_delimiter": ("No delimiter", _UNUSABLE),
+    "no_header": ("No header", _UNCLEAR),
+    "no_rows": ("No rows", _UNUSABLE),
+    "not_gzip": ("Not gzip", _UNUSABLE),
+    "too_many_columns": ("Too many columns", _UNUSABLE),
+    "unclear_mapping": ("Mapping unclear", _UNMAPPED),
+    "unclosed_quote": ("Quote not closed", _UNUSABLE),
+    "unknown_column": ("Unknown column", _UNMAPPED),
+    "unknown_encoding": ("Unknown encoding", _UNCLEAR),
+    "unknown_model": ("Unknown model", "GET /v1/models lists them."),
+}
+PROBLEMS: Final[Mapping[str, Kind]] = {
+    **_GENERAL,
+    "too_large_unpacked": Kind(413, "Too large unpacked", _UNUSABLE),
+    "training_unavailable": Kind(
+        501,
+        "Training not installed",
+        "Install penstock[train] on the server, or train with the command `penstock train`.",
+    ),
+    **{code: Kind(422, title, advice) for code, (title, advice) in _FILES.items()},
 }
 
 _BY_STATUS: Final = {

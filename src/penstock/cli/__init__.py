@@ -1,75 +1,60 @@
 """The command `penstock`: parses, calls, prints.
 
-Exit codes: 0 done, 1 failed, 2 unusable command line or settings, 3 done in part, 4 the server
-cannot be reached. Results go to stdout (with ``--json`` one document), everything else to stderr.
+Exit codes: 0 done, 1 failed, 2 unusable command line, settings or input, 3 done in part, 4 the
+server cannot be reached. Results go to stdout (with ``--json`` one document), everything else to
+stderr.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from penstock import __version__
-from penstock.cli import data, isolated, listen, serve
-from penstock.cli import demo as demo_command
-from penstock.cli import events as events_commands
-from penstock.cli import keys as keys_commands
-from penstock.cli import replays as replays_commands
-from penstock.cli import track as track_command
 from penstock.cli.output import fail
-from penstock.client import ApiError, Unreachable
 from penstock.errors import PenstockError, SettingsError
+from penstock.predictions.refusal import Question, Unusable
 
-app = typer.Typer(
-    name="penstock",
-    help="Background work that is not lost: jobs, signed webhooks, parcels.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+if TYPE_CHECKING:
+    from penstock.cli.commands import app
+
+__all__ = ["app", "main"]
+
+# Commands on files: they need nothing of a server, and do not wait for its modules to load.
+_ALONE = ("predict", "train")
 
 _UNUSABLE = frozenset({400, 413, 422})  # the server's words for what is wrong with the input
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"penstock {__version__}")
-        raise typer.Exit
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module 'penstock.cli' has no attribute {name!r}")
+    from penstock.cli.commands import app
 
-
-@app.callback()
-def _options(
-    _: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
-    ),
-) -> None:
-    pass
-
-
-serve.register(app)
-demo_command.register(app)
-isolated.register(app)
-data.register(app)
-listen.register(app)
-track_command.register(app)
-app.add_typer(keys_commands.app, name="keys")
-app.add_typer(events_commands.app, name="events")
-app.add_typer(replays_commands.app, name="replays")
+    return app
 
 
 def main() -> None:
     """Run the command line; errors made on purpose become one line and an exit code."""
     try:
+        if sys.argv[1:2] and sys.argv[1] in _ALONE:
+            from penstock.cli.alone import app
+        else:
+            from penstock.cli.commands import app
         app()
-    except SettingsError as exc:
+    except Question as exc:
+        option = "" if "--" in exc.message else f" (--{exc.option.replace('_', '-')})"
+        fail(exc.message + option, code=2)
+    except (SettingsError, Unusable) as exc:
         fail(str(exc), code=2)
-    except Unreachable as exc:
-        fail(str(exc), code=4)
-    except ApiError as exc:
-        fail(str(exc), code=2 if exc.status in _UNUSABLE else 1)
     except PenstockError as exc:
-        fail(str(exc))
+        fail(str(exc), code=_code(exc))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _code(exc: PenstockError) -> int:
+    from penstock.client import ApiError, Unreachable
+
+    if isinstance(exc, Unreachable):
+        return 4
+    return 2 if isinstance(exc, ApiError) and exc.status in _UNUSABLE else 1

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.serve import DataOption
 
 

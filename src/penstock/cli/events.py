@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.remote import required
 from penstock.cli.replays import replay
 from penstock.cli.serve import DataOption
@@ -91,15 +91,19 @@ app.command()(replay)
 
 
 def _payload(text: str) -> Any:
+    read: str | bytes = text
     if text == "-":
-        text = typer.get_text_stream("stdin").read()
+        read = sys.stdin.buffer.read()
     elif text.startswith("@"):
         try:
-            text = Path(text[1:]).read_text()
+            read = Path(text[1:]).read_bytes()
         except OSError as exc:
             fail(f"{text[1:]}: {exc.strerror}", code=2)
     try:
-        payload = json.loads(text)
+        payload = json.loads(read)
+        json.dumps(payload, allow_nan=False)  # NaN, 1e999: Python reads what is no JSON
+    except RecursionError:
+        fail("the payload is nested too deeply", code=2)
     except ValueError as exc:
         fail(f"the payload is not JSON: {exc}", code=2)
     if not isinstance(payload, dict):

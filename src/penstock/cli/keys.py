@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+import time
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.remote import running
 from penstock.cli.serve import DataOption
+from penstock.client import Client
+from penstock.errors import DataDirInUse
 from penstock.settings import Settings, load_settings
 from penstock.storage import Tx
 
 T = TypeVar("T")
 DEFAULT_ACCOUNT = "default"
+STARTING: Final = 10.0  # seconds that a server, which owns the data folder, may take to listen
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
@@ -46,8 +49,11 @@ def create(
             body["expires_in"] = seconds(expires_in)
         except ValueError as exc:
             fail(f"--expires-in: {exc}", code=2)
-    server = running(settings)
-    made = server.call("POST", "/v1/keys", body) if server else asyncio.run(_create(settings, body))
+    made = _either(
+        settings,
+        lambda server: server.call("POST", "/v1/keys", body),
+        lambda: _create(settings, body),
+    )
     if as_json:
         document(made)
     else:
@@ -59,8 +65,7 @@ def create(
 def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the keys; the keys themselves are not stored."""
     settings = load_settings(data_dir=data)
-    server = running(settings)
-    items = _pages(server) if server else asyncio.run(_list(settings))
+    items = _either(settings, _pages, lambda: _list(settings))
     if as_json:
         document({"items": items})
         return
@@ -76,14 +81,30 @@ def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
 def revoke(key_id: str, data: DataOption = None) -> None:
     """Revoke a key by its id; it stops working at once."""
     settings = load_settings(data_dir=data)
-    if server := running(settings):
-        server.call("DELETE", f"/v1/keys/{key_id}")
-    elif not asyncio.run(_revoke(settings, key_id)):
-        fail(f"there is no key {key_id}")
+    _either(
+        settings,
+        lambda server: server.keys.revoke(key_id),
+        lambda: _revoke(settings, key_id),
+    )
     say(f"Revoked {key_id}.")
 
 
-def _pages(server: Any) -> list[dict[str, Any]]:
+def _either(
+    settings: Settings, ask: Callable[[Client], T], alone: Callable[[], Coroutine[Any, Any, T]]
+) -> T:
+    """By the server, if one runs, else on the database; a server that is starting is waited for."""
+    give_up = time.monotonic() + STARTING
+    while True:
+        if server := running(settings):
+            return ask(server)
+        try:
+            return asyncio.run(alone())
+        except DataDirInUse:
+            if time.monotonic() >= give_up:
+                raise
+
+
+def _pages(server: Client) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     cursor = None
     while True:
@@ -122,10 +143,11 @@ async def _list(settings: Settings) -> list[dict[str, Any]]:
     return [keys.view(key) for key in found]
 
 
-async def _revoke(settings: Settings, key_id: str) -> bool:
+async def _revoke(settings: Settings, key_id: str) -> None:
     from penstock.api import keys
 
-    return await _unit(settings, lambda tx: keys.revoke(tx, DEFAULT_ACCOUNT, key_id))
+    if not await _unit(settings, lambda tx: keys.revoke(tx, DEFAULT_ACCOUNT, key_id)):
+        fail(f"there is no key {key_id}")
 
 
 async def _unit(settings: Settings, fn: Callable[[Tx], T]) -> T:

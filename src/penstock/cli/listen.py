@@ -18,8 +18,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.remote import required
 from penstock.cli.serve import DataOption
 from penstock.client import ApiError, Client, CreatedEndpoint, Unreachable

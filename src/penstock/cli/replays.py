@@ -8,8 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.remote import required
 from penstock.cli.serve import DataOption
 from penstock.client import ApiError, Client, Replay, Unreachable

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.cli.serve import DataOption
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 # A carrier that cannot be asked is unreachable; what it refuses is an unusable input.
 _EXIT = {"invalid": 2, "credential_refused": 2, "unavailable": 4}
+_OF_THE_NUMBER = ("not_found", "invalid", "forbidden", "malformed")
 
 
 def register(cli: typer.Typer) -> None:
@@ -73,7 +73,10 @@ def track(
     elif outcome == "found":
         _print(spec, query.number, shown)
     if outcome != "found":
-        message = f"{spec.title}: {shown['message']}{_hint(spec, query.number)}"
+        said = shown["message"].rstrip(".")
+        # Where the carrier itself is the trouble, the number is not.
+        hint = _hint(spec, query.number) if outcome in _OF_THE_NUMBER else ""
+        message = f"{spec.title}: {said}{hint}"
         fail(message, code=_EXIT.get(outcome, 1))
 
 

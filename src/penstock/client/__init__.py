@@ -49,7 +49,28 @@ from penstock.client.events import (
 )
 from penstock.client.inbox import InboxEvent, InboxOutcome, Lease
 from penstock.client.keys import CreatedKey, Key
+from penstock.client.models import (
+    Model,
+    ModelDetail,
+    ModelVersion,
+    Promotion,
+    TrainingOptions,
+)
 from penstock.client.outbox import OutboxItem
+from penstock.client.predictions import (
+    ColumnMatch,
+    FileColumn,
+    Note,
+    Prediction,
+    PredictionDetail,
+    PredictionError,
+    ProposedMapping,
+    Quality,
+    Question,
+    StoredOutcomes,
+    Upload,
+    UploadDetail,
+)
 from penstock.client.replays import Replay, ReplayFilter
 from penstock.client.shipments import (
     Candidate,
@@ -73,6 +94,7 @@ __all__ = [
     "Candidate",
     "Candidates",
     "Client",
+    "ColumnMatch",
     "CreatedEndpoint",
     "CreatedKey",
     "Delivery",
@@ -83,14 +105,26 @@ __all__ = [
     "Event",
     "EventDetail",
     "Failure",
+    "FileColumn",
     "Import",
     "InboxEvent",
     "InboxOutcome",
     "Key",
     "Lease",
+    "Model",
+    "ModelDetail",
+    "ModelVersion",
     "NewEvent",
+    "Note",
     "OutboxItem",
+    "Prediction",
+    "PredictionDetail",
+    "PredictionError",
     "Problem",
+    "Promotion",
+    "ProposedMapping",
+    "Quality",
+    "Question",
     "Replay",
     "ReplayFilter",
     "ReplayedEvent",
@@ -100,7 +134,11 @@ __all__ = [
     "SentTest",
     "Shipment",
     "ShipmentDetail",
+    "StoredOutcomes",
+    "TrainingOptions",
     "Unreachable",
+    "Upload",
+    "UploadDetail",
     "Value",
     "Why",
 ]

@@ -13,7 +13,9 @@ from penstock.client.endpoints import AsyncEndpoints
 from penstock.client.events import AsyncEvents
 from penstock.client.inbox import AsyncInbox
 from penstock.client.keys import AsyncKeys
+from penstock.client.models import AsyncModels
 from penstock.client.outbox import AsyncOutbox
+from penstock.client.predictions import AsyncPredictions, AsyncUploads
 from penstock.client.replays import AsyncReplays
 from penstock.client.shipments import AsyncShipments
 
@@ -35,6 +37,9 @@ class AsyncClient(BaseClient):
         self.outbox = AsyncOutbox(self)
         self.keys = AsyncKeys(self)
         self.shipments = AsyncShipments(self)
+        self.uploads = AsyncUploads(self)
+        self.predictions = AsyncPredictions(self)
+        self.models = AsyncModels(self)
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The JSON that any route answers; `more` is `query`, `headers`, `repeatable`, `held`."""

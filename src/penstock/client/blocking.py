@@ -17,7 +17,9 @@ from penstock.client.endpoints import Endpoints
 from penstock.client.events import Events
 from penstock.client.inbox import Inbox
 from penstock.client.keys import Keys
+from penstock.client.models import Models
 from penstock.client.outbox import Outbox
+from penstock.client.predictions import Predictions, Uploads
 from penstock.client.replays import Replays
 from penstock.client.shipments import Shipments
 
@@ -40,6 +42,9 @@ class Client(BaseClient):
         self.outbox = Outbox(self)
         self.keys = Keys(self)
         self.shipments = Shipments(self)
+        self.uploads = Uploads(self)
+        self.predictions = Predictions(self)
+        self.models = Models(self)
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The JSON that any route answers; `more` is `query`, `headers`, `repeatable`, `held`."""

@@ -91,7 +91,13 @@ UPDATE events SET open_deliveries = open_deliveries - :closed,
     THEN CASE WHEN replays > CASE WHEN EXISTS (SELECT 1 FROM deliveries d
                 WHERE d.event_id = events.id AND d.replay_id = :replay) THEN 0 ELSE 1 END
               THEN 'replayed' ELSE 'delivered' END
-    WHEN delivered_at IS NOT NULL THEN 'delivered' ELSE 'pending' END
+    WHEN delivered_at IS NOT NULL THEN 'delivered' ELSE 'pending' END,
+  -- What was withdrawn may have been the last that an event waited for.
+  delivered_at = CASE WHEN open_deliveries > :closed OR dead_deliveries + :dead > 0
+                      THEN delivered_at
+    WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id
+                 AND d.status = 'delivered') THEN coalesce(delivered_at, {now})
+    ELSE delivered_at END
 WHERE id {in:ids}
 """)
 

@@ -18,8 +18,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
 from penstock import errors
+from penstock.storage import sqlite_tx
 
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x70656E73746F636B  # "penstock"
@@ -89,7 +91,14 @@ def _url(target: str | Path | URL) -> URL:
 def _connected(target: str | Path | URL) -> Iterator[Connection]:
     url = _url(target)
     sqlite = url.get_backend_name() == "sqlite"
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": 30} if sqlite else {})
+    try:
+        engine = create_engine(
+            url, poolclass=NullPool, connect_args={"timeout": 30} if sqlite else {}
+        )
+    except ModuleNotFoundError as exc:
+        raise errors.SettingsError(
+            "PENSTOCK_DATABASE_URL needs psycopg: pip install 'penstock[postgres]'"
+        ) from exc
     if sqlite:
         _begin_for_real(engine)
     try:
@@ -97,8 +106,22 @@ def _connected(target: str | Path | URL) -> Iterator[Connection]:
             if not sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield connection
+    except DBAPIError as exc:
+        cause = _translate(exc.orig, url) if exc.orig is not None else None
+        if not isinstance(cause, errors.StorageError):
+            raise  # a mistake of a migration's own
+        raise cause from exc
     finally:
         engine.dispose()
+
+
+def _translate(exc: BaseException, url: URL) -> BaseException:
+    """The driver's error as the rest of Penstock knows it."""
+    if url.get_backend_name() == "sqlite":
+        return sqlite_tx.translate(exc, Path(url.database or ""))
+    from penstock.storage import postgres
+
+    return postgres.translate(exc)
 
 
 def _begin_for_real(engine: Engine) -> None:

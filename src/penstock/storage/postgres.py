@@ -129,7 +129,7 @@ class PostgresTx:
 
     def _fail(self, exc: BaseException) -> BaseException:
         self.cause = exc
-        self.failed = _translate(exc)
+        self.failed = translate(exc)
         return self.failed
 
 
@@ -190,7 +190,7 @@ class PostgresDatabase:
             self._pool.open(wait=True, timeout=PATIENCE)
         except psycopg.Error as exc:
             self.close_sync()
-            raise _translate(exc) from exc
+            raise translate(exc) from exc
         self._closed = False
 
     def close_sync(self) -> None:
@@ -261,7 +261,7 @@ class PostgresDatabase:
         try:
             connection = self._pool.getconn()
         except psycopg.Error as exc:
-            unit.fail(_translate(exc))
+            unit.fail(translate(exc))
             return "done"
         tx: PostgresTx | None = None
         sent = False
@@ -281,7 +281,7 @@ class PostgresDatabase:
             unit.result, unit.notes = result, tx.notes
             return "done"
         except BaseException as exc:
-            unit.fail(_translate(exc))
+            unit.fail(translate(exc))
             cause = exc if tx is None or tx.cause is None else tx.cause
             if getattr(cause, "sqlstate", None) in _AGAIN:
                 return "conflict"
@@ -359,8 +359,8 @@ def _check(connection: Connection[Any]) -> None:
         connection.pgconn.consume_input()
 
 
-def _translate(exc: BaseException) -> BaseException:
-    """The error as the rest of Penstock knows it; mistakes in SQL stay what they are."""
+def translate(exc: BaseException) -> BaseException:
+    """The driver's error as the rest of Penstock knows it; mistakes in SQL stay what they are."""
     if isinstance(exc, UnicodeEncodeError):
         return errors.BadData(f"the database cannot hold the value: {exc}")
     if not isinstance(exc, psycopg.Error):

@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Table, delete, select, tuple_
 
 from penstock.storage.database import Database, Tx
+from penstock.storage.doomed import UNDER_WAY, doom
 from penstock.storage.sql import sql
 from penstock.storage.tables import metadata
 
@@ -87,6 +88,18 @@ DELETE FROM scans WHERE (shipment_id, fingerprint) IN
   (SELECT c.shipment_id, c.fingerprint FROM shipments s JOIN scans c ON c.shipment_id = s.id
    WHERE s.account = :account LIMIT :limit)
 """)
+_OUTCOMES = sql("""
+DELETE FROM prediction_outcomes WHERE (prediction_id, customer_id) IN
+  (SELECT o.prediction_id, o.customer_id FROM predictions p
+   JOIN prediction_outcomes o ON o.prediction_id = p.id
+   WHERE p.account = :account LIMIT :limit)
+""")
+_CHUNKS = sql("""
+DELETE FROM prediction_chunks WHERE (prediction_id, number) IN
+  (SELECT c.prediction_id, c.number FROM predictions p
+   JOIN prediction_chunks c ON c.prediction_id = p.id
+   WHERE p.account = :account LIMIT :limit)
+""")
 _ACCOUNT = sql("DELETE FROM accounts WHERE id = :account")
 _COUNT_ACCOUNT = sql("SELECT count(*) FROM accounts WHERE id = :account")
 
@@ -103,6 +116,8 @@ def _owned() -> list[Table]:
         for table in metadata.sorted_tables
         if "account" in table.c and table.name not in (*_FIRST, *_LAST, *_BY_EVENT)
     ]
+    # What has objects goes by itself and not with what it belongs to, so that they are found.
+    rest.sort(key=lambda name: "folder" not in metadata.tables[name].c)
     return [metadata.tables[name] for name in (*_FIRST, *rest, *_LAST)]
 
 
@@ -143,6 +158,9 @@ def _steps(account: str) -> list[tuple[str, Delete]]:
             steps.append(("order_heads", of(_HEADS)))
         if table.name == "shipments":
             steps.append(("scans", of(_SCANS)))
+        if table.name == "predictions":
+            steps.append(("prediction_outcomes", of(_OUTCOMES)))
+            steps.append(("prediction_chunks", of(_CHUNKS)))
         if table.name == "lanes":
             steps.append(("circuit_log", of(_CIRCUITS)))
         steps.append((table.name, batches(_rows_of(table, account))))
@@ -154,7 +172,19 @@ def _rows_of(table: Table, account: str) -> Callable[[Tx], int]:
     key = list(table.primary_key)
     chosen = select(*key).where(table.c.account == account).limit(BATCH)
     statement = delete(table).where(tuple_(*key).in_(chosen))
-    return lambda tx: tx.run(statement)
+    if "folder" not in table.c:
+        return lambda tx: tx.run(statement)
+    folders = select(table.c.id, table.c.folder).where(table.c.account == account).limit(BATCH)
+
+    def with_objects(tx: Tx) -> int:
+        found = tx.rows(folders)
+        for _, folder in found:
+            doom(tx, folder, again=UNDER_WAY)
+        if found:
+            tx.run(delete(table).where(table.c.id.in_([id_ for id_, _ in found])))
+        return len(found)
+
+    return with_objects
 
 
 def _erase_events(tx: Tx, account: str) -> int:

@@ -81,17 +81,21 @@ class SqliteDatabase:
     """See `penstock.storage.Database`.
 
     `owner=True` takes the lock beside the file, so that a second owner is refused with
-    `DataDirInUse`. A process that only hands in work beside the owner sets it to False.
+    `DataDirInUse` if the first has not ended after `patience` seconds. A process that only hands
+    in work beside the owner sets it to False.
     The tables must exist (`penstock.storage.migrate`).
     """
 
     dialect: Literal["sqlite"] = "sqlite"
 
-    def __init__(self, path: Path | str, clock: Clock, owner: bool = True) -> None:
+    def __init__(
+        self, path: Path | str, clock: Clock, owner: bool = True, patience: float = 0.0
+    ) -> None:
         self.path = Path(path)
         self.commits = 0  # made so far; fewer than units, which share them
         self._clock = clock
         self._lock = lock_of(self.path) if owner else None
+        self._patience = patience
         self._outbox = Outbox()
         self._writes = _Queue()
         self._reads = _Queue()
@@ -110,7 +114,7 @@ class SqliteDatabase:
     def open_sync(self) -> None:
         """`open` without an event loop: subscribers are called on the writer's thread."""
         if self._lock is not None:
-            self._lock.acquire()
+            self._lock.acquire(self._patience)
         try:
             self._start("penstock-writer", self._writer, self._writes)
             for number in range(READERS):

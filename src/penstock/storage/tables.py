@@ -590,3 +590,171 @@ shipment_import_errors = Table(
     Column("message", Text, nullable=False),
     Column("field", Text),
 )
+
+# A CSV that was uploaded, to be scored or to be learned from. Its bytes are an object.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("folder", Text, nullable=False),  # the key of its objects
+    # receiving -> ready
+    Column("status", Text, nullable=False),
+    Column("filename", Text),  # as it was called; for people only
+    Column("size", BigInteger, nullable=False),  # bytes
+    Column("sha256", Text, nullable=False),
+    Column("given", Text, nullable=False),  # JSON: what its owner said of how to read it
+    Column("layout", Text),  # JSON; NULL = it has to be asked how to read it
+    Column("facts", Text, nullable=False),  # JSON: samples, notes, rows; or the question
+    Column("created_at", BigInteger, nullable=False),
+    Index("uploads_account", "account", "id"),
+    Index("uploads_created", "created_at"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("live", Integer),  # the number of the version that is used by the model's name
+    Column("latest", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("account", "name"),
+    Index("models_account", "account", "id"),
+)
+
+# A version is work while it is trained, and never changes once it is ready.
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model_id", Text, ForeignKey("models.id", ondelete="CASCADE"), nullable=False),
+    Column("account", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    # TRAINING -> READY | FAILED | CANCELLED
+    Column("status", Text, nullable=False),
+    Column("upload_id", Text, nullable=False),
+    Column("options", Text, nullable=False),  # JSON: what the training was told
+    Column("promote", Boolean, nullable=False),  # make it live when it is ready
+    Column("sha256", Text),  # of the model file
+    Column("summary", Text),  # JSON: what lists show of its card
+    Column("error_code", Text),
+    Column("error", Text),
+    Column("question", Text),  # the option that answers it
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    *work_columns(),
+    *work_indexes("model_versions"),
+    UniqueConstraint("model_id", "number"),
+    Index("model_versions_account", "account", "id"),
+)
+
+# Which version was live from when on, so that a promotion can be taken back.
+model_promotions = Table(
+    "model_promotions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model_id", Text, ForeignKey("models.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("previous", Integer),
+    Column("how", Text, nullable=False),  # 'trained' | 'promoted' | 'rolled back'
+    Column("at", BigInteger, nullable=False),
+    Index("model_promotions_model", "model_id", "id"),
+)
+
+# What an account said of a header once, for one model.
+column_mappings = Table(
+    "column_mappings",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("header", Text, primary_key=True),  # SHA-256 of the columns' names
+    Column("mapping", Text, nullable=False),  # JSON: the model's names to positions
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+# `next_byte`, `next_row` and `next_line` are where scoring goes on; `options` holds all else that
+# a chunk's bytes depend on.
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    # QUEUED -> RUNNING -> COMPLETED | FAILED | CANCELLED; between tries QUEUED
+    Column("status", Text, nullable=False),
+    # Of content, model and options, as long as asking for the same answers this row.
+    Column("fingerprint", Text),
+    Column("upload_id", Text, nullable=False),
+    Column("filename", Text),
+    Column("size", BigInteger, nullable=False),
+    Column("model_name", Text, nullable=False),
+    Column("model_id", Text),  # NULL = the starter model
+    Column("model_number", Integer),
+    Column("model_sha256", Text, nullable=False),
+    Column("demo", Boolean, nullable=False),
+    Column("options", Text, nullable=False),  # JSON
+    Column("next_byte", BigInteger, nullable=False),
+    Column("next_row", BigInteger, nullable=False),
+    Column("next_line", BigInteger, nullable=False),
+    Column("chunks", Integer, nullable=False, server_default=text("0")),
+    Column("rows_scored", BigInteger, nullable=False, server_default=text("0")),
+    Column("rows_set_aside", BigInteger, nullable=False, server_default=text("0")),
+    Column("first_error", Text),
+    Column("result", Text),  # JSON: files with size and SHA-256, and what they say
+    Column("error_code", Text),
+    Column("error", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    *work_columns(),
+    *work_indexes("predictions"),
+    UniqueConstraint("account", "fingerprint"),
+    Index("predictions_account", "account", "id"),
+    Index("predictions_upload", "upload_id"),
+    Index("predictions_model", "model_id"),
+    Index("predictions_ended", "ended_at"),
+    postgresql_with={"fillfactor": "80"},
+)
+
+# What was scored: each chunk is an object of its own until all are put together.
+prediction_chunks = Table(
+    "prediction_chunks",
+    metadata,
+    Column(
+        "prediction_id", Text, ForeignKey("predictions.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("number", Integer, primary_key=True),
+    Column("start_byte", BigInteger, nullable=False),
+    Column("end_byte", BigInteger, nullable=False),
+    Column("first_row", BigInteger, nullable=False),
+    Column("rows_scored", Integer, nullable=False),
+    Column("rows_set_aside", Integer, nullable=False),
+    Column("sizes", Text, nullable=False),  # JSON: of the object's sections, in bytes
+    Column("sha256", Text, nullable=False),  # of the object
+    Column("at", BigInteger, nullable=False),
+)
+
+# What really became of customers who were scored. `score` is in millionths.
+prediction_outcomes = Table(
+    "prediction_outcomes",
+    metadata,
+    Column(
+        "prediction_id", Text, ForeignKey("predictions.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("customer_id", Text, primary_key=True),
+    Column("score", Integer, nullable=False),
+    Column("churned", Boolean, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+# Objects that nothing refers to any more, until they are deleted too.
+doomed_objects = Table(
+    "doomed_objects",
+    metadata,
+    Column("prefix", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Index("doomed_objects_at", "at"),
+)

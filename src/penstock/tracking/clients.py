@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import WeakSet
 
 import aiohttp
 
@@ -29,7 +30,8 @@ class Clients:
         self._clock = clock
         self._base_urls = base_urls
         self._clients: dict[str, tuple[int, Carrier]] = {}
-        self._replaced: list[Carrier] = []  # calls may be under way with them
+        # Calls may be under way with them; those end with their last call, however many there are.
+        self._replaced: WeakSet[Carrier] = WeakSet()
 
     def get(
         self, lane: str, account: str, carrier: str, sealed: str | None, version: int | None
@@ -49,7 +51,7 @@ class Clients:
         base_url = self._base_urls.get(carrier, spec.base_url)
         client = spec.make(credential, base_url, self._session, self._clock)
         if known is not None:
-            self._replaced.append(known[1])
+            self._replaced.add(known[1])
         self._clients[lane] = (wanted, client)
         return client
 

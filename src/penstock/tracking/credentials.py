@@ -30,9 +30,9 @@ REFUSED: Final = "credential_refused"  # the error of a check whose credential i
 CALLS_IN_FLIGHT: Final = 4  # of one credential at once
 LONGEST_VALUE: Final = 4096  # characters of one value
 
-_OWN = sql(
-    "SELECT version FROM carrier_credentials WHERE account = :account AND carrier = :carrier"
-)
+# Held until the commit: whoever deletes it meanwhile waits, and then moves what was made with it.
+_OWN_SQL = "SELECT version FROM carrier_credentials WHERE account = :account AND carrier = :carrier"
+_OWN = sql(sqlite=_OWN_SQL, postgres=f"{_OWN_SQL} FOR KEY SHARE")
 _PUT = sql("""
 INSERT INTO carrier_credentials (account, carrier, sealed, version, created_at, updated_at)
 VALUES (:account, :carrier, :sealed, {now}, {now}, {now})
@@ -41,10 +41,11 @@ ON CONFLICT (account, carrier) DO UPDATE SET sealed = excluded.sealed,
 """)
 _REMOVE = sql("DELETE FROM carrier_credentials WHERE account = :account AND carrier = :carrier")
 _SHOWN = sql("SELECT carrier, updated_at FROM carrier_credentials WHERE account = :account")
-# In the order of their ids, as everything locks rows of work.
+# In the order of their ids, as everything locks rows of work. Those that were given up as well: a
+# refresh makes them go on in the lane they stand in.
 _MOVE = sql("""
 WITH k AS (SELECT id FROM shipments WHERE account = :account AND carrier = :carrier
-           AND status = 'pending' AND lane <> :lane ORDER BY id {lock})
+           AND status IN ('pending', 'dead') AND lane <> :lane ORDER BY id {lock})
 UPDATE shipments SET lane = :lane WHERE id IN (SELECT id FROM k)
 """)
 _AGAIN = sql("""
@@ -60,7 +61,8 @@ WHERE kind = :kind AND substr(id, 1, length(CAST(:prefix AS TEXT))) = :prefix
 """)  # noqa: S608
 _ADOPT = sql("""
 WITH k AS (SELECT s.id FROM shipments s JOIN lanes l ON l.id = s.lane
-           WHERE s.carrier = :carrier AND s.status = 'pending' AND s.lane <> :lane AND l.paused
+           WHERE s.carrier = :carrier AND s.status IN ('pending', 'dead') AND s.lane <> :lane
+             AND l.paused
            ORDER BY s.id)
 UPDATE shipments SET lane = :lane WHERE id IN (SELECT id FROM k)
 """)

@@ -157,7 +157,7 @@ def _known(
     room = MOST_SCANS - len(before)
     new = [scan for scan in found.scans if scan.fingerprint() not in before][: max(room, 0)]
     news = bool(new) or state != parcel.state
-    facts = _facts(parcel, state, parcel.not_found and 0, now if news else parcel.news_at, speed)
+    facts = _facts(parcel, state, 0, now if news else parcel.news_at, speed)
     if is_expired(facts, now):
         state = expired(state, now)
         facts = _facts(parcel, state, 0, facts.news_at, speed)

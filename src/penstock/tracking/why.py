@@ -43,6 +43,12 @@ def _why(row: Mapping[str, Any], gate: Gate | None, now: int) -> tuple[str, str]
                 "not_found_yet",
                 f"The carrier does not know the number, or not yet; it is asked again at {when}.",
             )
+        if row["last_error"]:
+            return (
+                "retry_later",
+                f"The latest check could not be made: {row['last_error']}. It is tried again at "
+                f"{when}.",
+            )
         return "not_due", f"The next check is due at {when}."
     return ("due", "It is due now.") if gate is None else _at_the_gate(gate, now)
 

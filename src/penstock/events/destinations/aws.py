@@ -26,6 +26,7 @@ from penstock.events.destinations import Answer, TargetRefused, Verdict, failed,
 
 THROTTLED: Final = 5.0  # seconds that the lane is closed for
 _CONNECT: Final = 5.0  # seconds
+_MAKE: Final = 30.0  # seconds that the first call to a service may take to get ready
 _CONNECTIONS: Final = 64  # at once, to each service in each region
 _THROTTLED: Final = frozenset(
     ("TooManyRequestsException", "RequestLimitExceeded", "LimitExceededException", "OverLimit")
@@ -89,8 +90,10 @@ class Aws:
         from botocore.parsers import ResponseParserError
 
         try:
-            async with asyncio.timeout(within):
+            # Making a client reads long tables, once: not at the expense of the call's time.
+            async with asyncio.timeout(_MAKE):
                 client = await self._client(service, region or self.region)
+            async with asyncio.timeout(within):
                 found = await getattr(client, operation)(**parameters)
         except TimeoutError:
             return failed("timeout", "no answer in time", time.monotonic() - began)

@@ -1,0 +1,50 @@
+"""Every command, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from penstock import __version__
+from penstock.cli import data, isolated, listen, predict, serve, train
+from penstock.cli import demo as demo_command
+from penstock.cli import events as events_commands
+from penstock.cli import keys as keys_commands
+from penstock.cli import replays as replays_commands
+from penstock.cli import track as track_command
+
+app = typer.Typer(
+    name="penstock",
+    help="Background work that is not lost: jobs, signed webhooks, parcels, predictions.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"penstock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    pass
+
+
+serve.register(app)
+demo_command.register(app)
+isolated.register(app)
+train.register(app)
+predict.register(app)
+data.register(app)
+listen.register(app)
+track_command.register(app)
+app.add_typer(keys_commands.app, name="keys")
+app.add_typer(events_commands.app, name="events")
+app.add_typer(replays_commands.app, name="replays")

@@ -1,0 +1,80 @@
+"""Files of customers for the starter model, and predictions followed to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from penstock.api import keys
+from penstock.clock import SystemClock
+from penstock.predictions.training.starter import customers
+from penstock.storage.sqlite import SqliteDatabase
+from support.churn import csv_bytes
+from support.client import Answer, Api
+
+CSV = {"content-type": "text/csv"}
+# What a server needs not to share the machine's other processors with its own tests.
+ONE_PROCESS = {"PENSTOCK_PREDICTION_PROCESSES": "1"}
+
+
+def columns(rows: int, seed: int = 1) -> dict[str, list[str]]:
+    """Customers whom the starter model can score, by column."""
+    found = customers(rows, seed)
+    del found["churned"]
+    return found
+
+
+def starter_csv(rows: int, seed: int = 1) -> bytes:
+    """The same as a CSV; some 47 bytes a row."""
+    return csv_bytes(columns(rows, seed))
+
+
+async def score(api: Api, content: bytes, **query: str) -> dict[str, Any]:
+    """Have a CSV scored, which must be accepted."""
+    made: dict[str, Any] = await api.ok(
+        "POST", "/v1/predictions", data=content, headers=CSV, query=query
+    )
+    return made
+
+
+async def ended(api: Api, prediction_id: str, seconds: float = 60.0) -> dict[str, Any]:
+    """The prediction once it has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found: dict[str, Any] = await api.ok("GET", f"/v1/predictions/{prediction_id}")
+        if found["status"] not in ("QUEUED", "RUNNING"):
+            return found
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.05)
+
+
+async def completed(api: Api, prediction_id: str, seconds: float = 60.0) -> dict[str, Any]:
+    """The prediction, which must come to its result."""
+    found = await ended(api, prediction_id, seconds)
+    assert found["status"] == "COMPLETED", found
+    return found
+
+
+async def fetch(api: Api, prediction_id: str, name: str = "result") -> bytes:
+    """A file of the result."""
+    answer = await api.call("GET", f"/v1/predictions/{prediction_id}/{name}")
+    assert answer.status == 200, answer.body
+    return answer.body
+
+
+async def upload(api: Api, content: bytes, **query: str) -> Answer:
+    """Upload a CSV."""
+    return await api.call("POST", "/v1/uploads", data=content, headers=CSV, query=query)
+
+
+async def key_of(data: Path, account: str) -> str:
+    """An API key of another account, written beside the server that owns the database."""
+    database = SqliteDatabase(data / "penstock.db", SystemClock(), owner=False)
+    await database.open()
+    try:
+        _, secret = await database.unit(lambda tx: keys.create(tx, account, "test", None))
+    finally:
+        await database.close()
+    return secret

@@ -1,0 +1,62 @@
+"""What the services are given by the settings, in this process and in its children."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock.settings import load_settings
+from penstock.wiring import for_children, private_targets
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper().startswith("PENSTOCK_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1", ["127.0.0.0/8", "::1/128"]),
+        ("::1", ["127.0.0.0/8", "::1/128"]),
+        ("localhost", ["127.0.0.0/8", "::1/128"]),
+        ("0.0.0.0", []),
+        ("192.168.1.2", []),
+        ("penstock.example.com", []),
+    ],
+)
+def test_loopback_may_be_pushed_to_by_a_server_on_loopback(host: str, allowed: list[str]) -> None:
+    found = private_targets(load_settings(host=host))
+    assert [str(network) for network in found] == allowed
+
+
+def test_what_the_setting_says_counts_wherever_the_server_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PENSTOCK_ALLOW_PRIVATE_TARGETS", "")
+    assert private_targets(load_settings(host="127.0.0.1")) == ()
+    monkeypatch.setenv("PENSTOCK_ALLOW_PRIVATE_TARGETS", "10.0.0.0/8")
+    assert [str(net) for net in private_targets(load_settings(host="127.0.0.1"))] == ["10.0.0.0/8"]
+
+
+@pytest.mark.parametrize("database_url", [None, "postgresql://localhost/penstock"])
+def test_a_child_may_push_where_its_parent_may(
+    database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database_url is not None:
+        monkeypatch.setenv("PENSTOCK_DATABASE_URL", database_url)
+    # As the command line gives them: neither is in the environment that a child inherits.
+    parent = load_settings(host="0.0.0.0", data_dir=Path("folder"))
+    assert private_targets(parent) == ()
+
+    for name, value in for_children(parent).items():
+        monkeypatch.setenv(name, value)
+    child = load_settings()
+
+    assert private_targets(child) == ()
+    assert child.data_dir == tmp_path / "folder"
