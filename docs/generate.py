@@ -167,8 +167,9 @@ def routes() -> str:
     return table(
         ("Method", "Path", "Scope", "What it does"),
         (
-            (method, f"`{route.path}`", _scope(route.needs.scope), route.summary or "Start page")
+            (method, f"`{route.path_format}`", _scope(route.needs.scope), route.summary or "")
             for route in _application()[0]
+            if route.include_in_schema
             for method in sorted(route.methods or ())
         ),
     )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
 from penstock.errors import SettingsError, StorageError
-from penstock.settings import Settings
+from penstock.settings import Settings, load_secret_keys
 from penstock.storage import Database, doomed, retention
 from penstock.storage.lock import lock_of
 from penstock.storage.retention import Rule, batches
@@ -39,9 +39,11 @@ from penstock.wiring import (
     for_children,
     make_objects,
     no_jobs,
+    operations,
     running,
     services,
     tell_private_targets,
+    tell_what_is_off,
 )
 from penstock.work import circuit
 from penstock.work.isolate import child_process
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from penstock.api.auth import TokenVerifier
     from penstock.api.limits import RateLimiter
     from penstock.app import Penstock
+    from penstock.console.pages import Desk
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
@@ -236,6 +239,7 @@ class Runtime:
     worker: Worker
     scheduler: Scheduler
     _tasks: list[asyncio.Task[object]] = field(default_factory=list)
+    _console: Desk | None = None
 
     def start(self) -> asyncio.Task[Summary]:
         """Start worker and scheduler; the task ends after `worker.stop()`."""
@@ -260,18 +264,38 @@ class Runtime:
         from penstock.api.auth import Authenticator
 
         return create_app(
-            routers=[router for service in self.services for router in service.routers],
+            routers=[
+                *(router for service in self.services for router in service.routers),
+                *operations(self.database, self.services),
+                self.console().router,
+            ],
             authenticator=Authenticator(
                 self.database, clock=self.clock, admin_token=admin_token, oidc=_oidc(self.settings)
             ),
             database=self.database,
             version=__version__,
-            services=list(dict.fromkeys(("jobs", *running(self.settings)))),
+            services=self._named(),
             readiness=self.ready,
             limiter=_limiter(self.settings),
             metrics_public=self.settings.metrics_public,
             clock=self.clock,
         )
+
+    def console(self) -> Desk:
+        """Its pages, and the one-time links to it that `new_link` makes."""
+        if self._console is None:
+            from penstock.console.desk import build
+
+            self._console = build(
+                keys=load_secret_keys(self.settings),
+                clock=self.clock,
+                version=__version__,
+                services=self._named(),
+            )
+        return self._console
+
+    def _named(self) -> list[str]:
+        return list(dict.fromkeys(("jobs", *running(self.settings))))
 
     async def close_tasks(self) -> None:
         """End the scheduler."""
@@ -310,6 +334,7 @@ async def open_runtime(
         app = app or no_jobs()
         made = await services(settings, clock, database, stack, app)
         tell_private_targets(settings)
+        tell_what_is_off(settings)
         # What jobs enqueue goes through this process's own database, which wakes its workers.
         app.bind(database)
         stack.callback(app.unbind)

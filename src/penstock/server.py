@@ -37,7 +37,7 @@ from penstock.telemetry import (
     metrics,
     metrics_to_cloudwatch,
 )
-from penstock.wiring import listening_nowhere, running
+from penstock.wiring import is_loopback, listening_nowhere, running
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ async def up(
                     seconds=round(runtime.clock.monotonic() - began, 3),
                 )
                 announce(f"Penstock {__version__} runs at {run_file.url}")
+                if is_loopback(settings.host):
+                    announce(f"Sign in (once, within ten minutes): {run_file.url}{link(runtime)}")
                 beside = asyncio.create_task(companion(runtime, run_file))
                 await _first(asyncio.create_task(stopping.wait()), worker, serving, beside)
                 beside.cancel()
@@ -187,6 +189,13 @@ async def _metrics_sent(settings: Settings) -> AsyncIterator[None]:
         await asyncio.wait([flushing])
         metrics.send_to(None)
         emf.flush()
+
+
+def link(runtime: Runtime) -> str:
+    """The address, below the server's, of a new one-time sign-in link."""
+    from penstock.console.pages_sign_in import link_path
+
+    return link_path(runtime.console())
 
 
 def _keep_what_start_up_made() -> None:

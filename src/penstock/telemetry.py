@@ -342,6 +342,12 @@ REQUEST_FAILED: Final = _event(
     "A request met an unexpected error and was answered with 500.",
     *("method", "route", "error"),
 )
+CONSOLE_SIGNED_IN: Final = _event(
+    "console_signed_in", "info", "Somebody signed in to the console.", "by"
+)
+CONSOLE_REFUSED: Final = _event(
+    "console_refused", "warning", "Somebody could not sign in to the console.", "reason"
+)
 OIDC_KEYS_UNAVAILABLE: Final = _event(
     "oidc_keys_unavailable",
     "warning",

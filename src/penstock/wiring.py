@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from penstock.storage.objects import Folder
 from penstock.storage.retention import BATCH, Rule, batches
 from penstock.telemetry import PREDICTIONS_OFF, PRIVATE_TARGETS_ALLOWED, log
 from penstock.work import emit
+from penstock.work.care import DeadWork, LaneNote
 from penstock.work.emit import Emit
 from penstock.work.kinds import AnyKind
 from penstock.work.schedule import Periodic
@@ -46,6 +47,8 @@ class Service:
     prepare: Callable[[Tx], None] | None = None  # once, before this process works
     stopping: Callable[[], None] | None = None  # end what waits: long polls
     emit: Emit | None = None  # by which the others tell
+    dead: tuple[DeadWork, ...] = ()
+    lane_notes: Callable[[Tx, Sequence[str]], Mapping[str, LaneNote]] | None = None
 
 
 async def services(
@@ -72,9 +75,7 @@ def running(settings: Settings) -> tuple[str, ...]:
 
     By default what is not installed is left out. Raises SettingsError if it was asked for by name.
     """
-    from penstock.predictions.extra import missing
-
-    lacking = missing() if "predictions" in settings.services else []
+    lacking = _lacking(settings)
     if not lacking:
         return settings.services
     if "services" in settings.model_fields_set:
@@ -83,8 +84,19 @@ def running(settings: Settings) -> tuple[str, ...]:
             f"{'is' if len(lacking) == 1 else 'are'} not installed: "
             "pip install 'penstock[predictions]'"
         )
-    log(PREDICTIONS_OFF, missing=lacking)
     return tuple(name for name in settings.services if name != "predictions")
+
+
+def _lacking(settings: Settings) -> list[str]:
+    from penstock.predictions.extra import missing
+
+    return missing() if "predictions" in settings.services else []
+
+
+def tell_what_is_off(settings: Settings) -> None:
+    """Log what the settings name and this process does without."""
+    if lacking := _lacking(settings):
+        log(PREDICTIONS_OFF, missing=lacking)
 
 
 def make_objects(settings: Settings) -> Folder:
@@ -96,6 +108,8 @@ def _jobs(
     settings: Settings, database: Database, stack: contextlib.AsyncExitStack, app: Penstock
 ) -> Service:
     from penstock import jobs
+    from penstock.jobs.dead import DEAD_JOBS
+    from penstock.jobs.routes import routes
 
     runner = jobs.JobRunner(app.jobs, slots=settings.job_slots, environment=for_children(settings))
     stack.push_async_callback(runner.close)
@@ -105,6 +119,7 @@ def _jobs(
 
     return Service(
         kinds=(jobs.job_kind(runner, lease=settings.lease),),
+        routers=(routes(database),),
         periodic=(*([Periodic("cron", CRON_EVERY, tick)] if app.crons else []),),
         retention=(
             Rule(
@@ -114,13 +129,14 @@ def _jobs(
                 every=3600.0,
             ),
         ),
+        dead=(DEAD_JOBS,),
     )
 
 
 def _events(
     settings: Settings, clock: Clock, database: Database, stack: contextlib.AsyncExitStack
 ) -> Service:
-    from penstock.events import service
+    from penstock.events import dead, service
     from penstock.events.destinations.registry import Outlets
     from penstock.events.retention import rules
 
@@ -154,6 +170,8 @@ def _events(
         on_notes=made.on_notes,
         stopping=made.waiters.close,
         emit=made.acceptor.emit,
+        dead=(dead.dead_deliveries(settings.delivery_expiry),),
+        lane_notes=dead.lane_notes,
     )
 
 
@@ -165,7 +183,7 @@ def _tracking(
     tell: Emit,
 ) -> Service:
     from penstock.api.auth import DEFAULT_ACCOUNT
-    from penstock.tracking import service
+    from penstock.tracking import dead, service
 
     carriers = settings.carriers()
     made = service.build(
@@ -191,6 +209,8 @@ def _tracking(
         retention=made.retention,
         on_notes=made.on_notes,
         prepare=made.prepare,
+        dead=(dead.DEAD_CHECKS,),
+        lane_notes=dead.lane_notes,
     )
 
 
@@ -237,7 +257,7 @@ def private_targets(settings: Settings) -> tuple[Network, ...]:
     """The private networks that may be pushed to; a server on loopback may push to loopback."""
     if settings.allow_private_targets is not None:
         return settings.allow_private_targets
-    if _is_loopback(settings.host):
+    if is_loopback(settings.host):
         return (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     return ()
 
@@ -264,7 +284,8 @@ def tell_private_targets(settings: Settings) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to what listens there."""
     if host == "localhost":
         return True
     try:
@@ -287,3 +308,18 @@ def for_children(settings: Settings) -> dict[str, str]:
         "PENSTOCK_DATA_DIR": str(settings.data_dir.absolute()),
         "PENSTOCK_ALLOW_PRIVATE_TARGETS": ",".join(map(str, private_targets(settings))),
     }
+
+
+def operations(database: Database, services: Sequence[Service]) -> list[APIRouter]:
+    """The routes that look after work of any kind."""
+    from penstock.api.auth import DEFAULT_ACCOUNT
+    from penstock.operations import routes_dead, routes_figures, routes_lanes
+    from penstock.operations.lanes import Lanes
+
+    kinds = [kind for service in services for kind in service.kinds]
+    notes = [service.lane_notes for service in services if service.lane_notes is not None]
+    return [
+        routes_lanes.routes(database, Lanes(kinds, notes, DEFAULT_ACCOUNT)),
+        routes_dead.routes(database, [work for service in services for work in service.dead]),
+        routes_figures.routes(database, kinds, DEFAULT_ACCOUNT),
+    ]

@@ -6,16 +6,13 @@ import asyncio
 import io
 import json
 import re
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -29,17 +26,23 @@ from penstock.api.problems import PROBLEMS
 from penstock.api.routing import Route, router
 from penstock.api.scopes import ALL, expand
 from penstock.clock import SystemClock
-from penstock.events import service
+from penstock.events import dead, service
+from penstock.jobs import store
+from penstock.jobs.dead import DEAD_JOBS
+from penstock.jobs.routes import routes as job_routes
+from penstock.jobs.store import NewJob
 from penstock.secretbox import SecretBox, generate_key
-from penstock.storage import Database
+from penstock.storage import Database, Tx, sql
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.tracking import service as tracking_service
+from penstock.wiring import Service, operations
 from penstock.work.emit import nobody
+from support.served import served
 
 pytestmark = pytest.mark.anyio
 
 # Routes that nobody needs a credential for. A new one has to be added here on purpose.
-OPEN = {"/", "/health/live", "/health/ready", "/version", "/metrics", "/problems/{code}"}
+OPEN = {"/health/live", "/health/ready", "/version", "/metrics", "/problems/{code}"}
 
 # Routes that look at the body before they look the thing up: a body that is in order.
 BODIES = {
@@ -47,6 +50,8 @@ BODIES = {
     ("POST", "/v1/endpoints/{endpoint_id}/recover"): {"since": "2026-01-01T00:00:00Z"},
     ("PATCH", "/v1/shipments/{shipment_id}"): {"label": "mine now"},
     ("PUT", "/v1/carriers/{carrier}/credentials"): {"values": {"api_key": "mine"}},
+    ("PATCH", "/v1/lanes/{lane:path}"): {"paused": True},
+    ("POST", "/v1/lanes/{lane:path}/circuit"): {"state": "open", "for": 60, "reason": "mine"},
     ("POST", "/v1/carriers/{carrier}/circuit"): {"state": "open", "for": 60, "reason": "mine"},
 }
 
@@ -110,7 +115,22 @@ async def app(database: Database) -> AsyncIterator[FastAPI]:
         keep=86_400.0,
     )
     yield create_app(
-        routers=[echo(), *events.routers, *tracking.routers],
+        routers=[
+            echo(),
+            *events.routers,
+            *tracking.routers,
+            job_routes(database),
+            *operations(
+                database,
+                [
+                    Service(
+                        kinds=(*events.kinds, *tracking.kinds),
+                        dead=(dead.dead_deliveries(60.0), DEAD_JOBS),
+                        lane_notes=dead.lane_notes,
+                    )
+                ],
+            ),
+        ],
         authenticator=Authenticator(database),
         database=database,
         version="0",
@@ -139,6 +159,14 @@ async def owned(app: FastAPI, database: Database) -> dict[str, str]:
         typed = {"Content-Type": "text/csv"}
         async with session.post("/v1/shipments/imports", data=csv, headers=typed) as answer:
             imported = await answer.json()
+
+    def more(tx: Tx) -> tuple[str, str]:
+        tx.run(sql("UPDATE deliveries SET status = 'dead' WHERE account = 'acme'"))
+        new = NewJob("job_theirs", "acme", "work", "[]", store.lane_id("acme", "work"), 4)
+        (delivery,) = tx.rows(sql("SELECT id FROM deliveries WHERE status = 'dead'"))
+        return str(delivery[0]), store.insert(tx, [new])[0]
+
+    dead_id, job_id = await database.unit(more)
     return {
         "key_id": key.id,
         "endpoint_id": endpoint["endpoint_id"],
@@ -147,6 +175,9 @@ async def owned(app: FastAPI, database: Database) -> dict[str, str]:
         "replay_id": replay["replay_id"],
         "shipment_id": shipment["shipment_id"],
         "import_id": imported["import_id"],
+        "lane": f"delivery:{endpoint['endpoint_id']}",
+        "dead_id": dead_id,
+        "job_id": job_id,
         "carrier": "nobodys",  # carriers belong to no account
     }
 
@@ -155,22 +186,6 @@ async def owned(app: FastAPI, database: Database) -> dict[str, str]:
 async def url(app: FastAPI) -> AsyncIterator[str]:
     async with served(app) as address:
         yield address
-
-
-@asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
 
 
 async def make_key(database: Database, *scopes: str, account: str = "acme") -> str:
@@ -251,7 +266,7 @@ async def test_every_route_as_another_account(
             if route.needs.scope == ANYONE or not route.param_convertors:
                 continue
             # A parameter without an example here would go unwatched.
-            address = route.path.format_map(owned)
+            address = re.sub(r":\w+\}", "}", route.path).format_map(owned)
             body = BODIES.get((method, route.path))
             async with session.request(method, address, json=body) as answer:
                 assert answer.status == 404, (method, address, await answer.text())

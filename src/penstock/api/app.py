@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from penstock.api import health, openapi, problems, routes_keys, welcome
+from penstock.api import health, openapi, problems, routes_keys
 from penstock.api.auth import Authenticator
 from penstock.api.health import Check, Readiness
 from penstock.api.limits import RateLimiter
@@ -89,7 +89,6 @@ def create_app(
     )
     check = Check(database, readiness, clock)
     own = [
-        welcome.routes(check=check, version=version, services=services),
         health.routes(
             check=check, version=version, services=services, metrics_public=metrics_public
         ),

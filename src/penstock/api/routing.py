@@ -89,12 +89,14 @@ def _guard(inner: ASGIApp, needs: Needs) -> ASGIApp:
         context: Context = scope["penstock"]
         context.body_limit = limit
         if needed != ANYONE:
-            header = context.headers.get(b"authorization")
-            authenticator = context.authenticator
-            principal = authenticator.remembered(header)
+            principal = context.principal  # known already where a page of ours asks
             if principal is None:
-                principal = await authenticator.authenticate(header)
-            context.principal = principal
+                header = context.headers.get(b"authorization")
+                authenticator = context.authenticator
+                principal = authenticator.remembered(header)
+                if principal is None:
+                    principal = await authenticator.authenticate(header)
+                context.principal = principal
             if needed != AUTHENTICATED and needed not in principal.scopes:
                 raise forbidden(needed)
             if context.limiter is not None:

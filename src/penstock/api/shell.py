@@ -53,6 +53,10 @@ class Shell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if "penstock" in scope:  # asked within the request that a page of ours is served by
+            inner = self._straight.get((scope["method"], scope["path"]))
+            await (self._app if inner is None else inner.app)(scope, receive, send)
+            return
         started = perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id")

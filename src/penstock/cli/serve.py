@@ -1,4 +1,4 @@
-"""`penstock up`, `worker` and `migrate`: the processes."""
+"""`penstock up`, `worker`, `console` and `migrate`: the processes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def register(cli: typer.Typer) -> None:
     """Add the commands."""
     cli.command()(up)
     cli.command()(worker)
+    cli.command()(console)
     cli.command()(migrate)
 
 
@@ -41,6 +42,26 @@ def up(
 
     settings = load_settings(host=host, port=port, data_dir=data)
     server.run(lambda: server.up(settings, app_path=app, announce=say))
+
+
+def console(
+    data: DataOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print a link that signs in to the console of the server that runs here, once."""
+    from penstock.cli.output import fail
+    from penstock.client import Client
+    from penstock.settings import load_settings
+
+    settings = load_settings(data_dir=data)
+    if settings.url:
+        fail(f"sign in at {settings.url} with an API key; only a local server prints links", code=2)
+    server = Client(data_dir=settings.data_dir, retries=0)
+    url = server.url + server.call("POST", "/sign-in/link")["path"]
+    if as_json:
+        document({"url": url})
+    else:
+        say(url)
 
 
 def worker(app: AppOption = None, data: DataOption = None) -> None:

@@ -20,6 +20,7 @@ from penstock.clock import from_datetime
 from penstock.events import (
     query,
     routes_endpoints,
+    routes_figures,
     routes_hooks,
     routes_inbox,
     routes_replay,
@@ -195,6 +196,7 @@ def routes(deps: Deps) -> APIRouter:
     routes_endpoints.add(api, deps)
     routes_inbox.add(api, deps)
     routes_hooks.add(api, deps)
+    routes_figures.add(api, deps)
     return api
 
 

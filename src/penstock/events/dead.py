@@ -1,0 +1,93 @@
+"""Deliveries that gave up: sending them again, or putting them away for good."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from penstock.clock import SECOND
+from penstock.events import ordering, replay
+from penstock.events.accept import DELIVERY
+from penstock.storage import Tx, sql
+from penstock.work.care import DeadWork, LaneNote
+
+_EVENTS = sql("""
+SELECT id, event_id FROM deliveries
+WHERE id {in:ids} AND account = :account AND status = 'dead' ORDER BY id
+""")
+# A deleted endpoint takes nothing any more: such a delivery can only be dropped.
+_SENDABLE = sql("""
+SELECT d.event_id, d.id FROM deliveries d JOIN endpoints p ON p.id = d.endpoint_id
+WHERE d.id {in:ids} AND d.account = :account AND d.status = 'dead' ORDER BY d.id
+""")
+_LOCK_EVENTS = sql("SELECT id FROM events WHERE id {in:ids} ORDER BY id {lock}")
+_DROP = sql("""
+UPDATE deliveries SET status = 'cancelled', due_at = NULL
+WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
+RETURNING id, event_id, endpoint_id, ordering_key
+""")
+# The event failed, unless what is left of it was delivered.
+_DROPPED = sql("""
+UPDATE events SET dead_deliveries = dead_deliveries - :n,
+  status = CASE WHEN status = 'failed' AND dead_deliveries = :n AND EXISTS
+      (SELECT 1 FROM deliveries d WHERE d.event_id = events.id AND d.status = 'delivered')
+    THEN CASE WHEN replays > 0 THEN 'replayed' ELSE 'delivered' END ELSE status END
+WHERE id = :id
+""")
+_LANES = sql("""
+SELECT lane, id, target, enabled, disabled_reason FROM endpoints WHERE lane {in:ids}
+""")
+
+
+def _redrive(expiry: float, tx: Tx, account: str, ids: Sequence[str]) -> int:
+    found = [(event, id_) for event, id_ in tx.rows(_SENDABLE, ids=list(ids), account=account)]
+    again, _ = replay.send_again(tx, account, found, (), expiry=int(expiry * SECOND))
+    return again
+
+
+def _drop(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    found = tx.rows(_EVENTS, ids=list(ids), account=account)
+    if not found:
+        return 0
+    event_ids = sorted({event_id for _, event_id in found})
+    ordering.lock_events(tx, account, event_ids)
+    gone = tx.rows(_DROP, ids=[id_ for id_, _ in found], account=account)
+    tx.rows(_LOCK_EVENTS, ids=event_ids)
+    for event_id, n in sorted(Counter(row[1] for row in gone).items()):
+        tx.run(_DROPPED, id=event_id, n=n)
+    for id_, _, endpoint_id, key in sorted(gone):
+        if key is not None:  # the queue may have halted at its feet
+            ordering.leave(tx, endpoint_id, key, id_, dead=False)
+    return len(gone)
+
+
+def dead_deliveries(expiry: float) -> DeadWork:
+    """Dead deliveries; one that is sent again expires after `expiry` seconds."""
+    return DeadWork(
+        kind=DELIVERY,
+        area="events",
+        table="deliveries",
+        prefix="dlv",
+        title="coalesce(e.event_type, '') || ' → ' || coalesce(p.target, 'a deleted endpoint')",
+        about="w.event_id",
+        ended="finished_at",
+        redrive=partial(_redrive, expiry),
+        drop=_drop,
+        join="LEFT JOIN events e ON e.id = w.event_id"
+        " LEFT JOIN endpoints p ON p.id = w.endpoint_id",
+    )
+
+
+MANUAL: Final = "manual"
+
+
+def lane_notes(tx: Tx, lanes: Sequence[str]) -> dict[str, LaneNote]:
+    """Which endpoint a lane leads to; one that is disabled keeps its lane paused."""
+    notes = {}
+    for lane, id_, target, enabled, reason in tx.rows(_LANES, ids=list(lanes)):
+        why = f" ({reason})" if reason and reason != MANUAL else ""
+        because = None if enabled else f"the endpoint is disabled{why}; enable it"
+        notes[lane] = LaneNote(target, id_, because)
+    return notes

@@ -1,0 +1,67 @@
+"""Shipments whose check gave up: following them again, or no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from penstock.storage import Tx, sql
+from penstock.tracking.credentials import CHECK
+from penstock.work import lanes
+from penstock.work.care import DeadWork, LaneNote
+
+# Not beside another shipment that follows the same number.
+_REDRIVE = sql("""
+UPDATE shipments SET status = 'pending', due_at = {now}, lapses = 0, ended_at = NULL
+WHERE id = :id AND account = :account AND status = 'dead' AND lease_until IS NULL
+  AND NOT EXISTS (SELECT 1 FROM shipments s WHERE s.account = shipments.account
+    AND s.carrier = shipments.carrier AND s.tracking_number = shipments.tracking_number
+    AND s.status = 'pending')
+RETURNING lane
+""")
+_DROP = sql("""
+UPDATE shipments SET status = 'cancelled', due_at = NULL, ended_at = {now}, updated_at = {now}
+WHERE id {in:ids} AND account = :account AND status = 'dead'
+""")
+
+
+def _redrive(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    woken = []
+    for id_ in sorted(ids):  # one by one: two of them may follow the same number
+        found = tx.one(_REDRIVE, id=id_, account=account)
+        if found is not None:
+            woken.append(found[0])
+    for lane in sorted(set(woken)):
+        lanes.wake(tx, CHECK, lane)
+    return len(woken)
+
+
+def _drop(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    return tx.run(_DROP, ids=sorted(ids), account=account)
+
+
+DEAD_CHECKS: Final = DeadWork(
+    kind=CHECK,
+    area="shipments",
+    table="shipments",
+    prefix="shp",
+    title="w.carrier || ' ' || w.tracking_number",
+    about="w.id",
+    ended="ended_at",
+    redrive=_redrive,
+    drop=_drop,
+)
+
+
+def lane_notes(tx: Tx, lanes: Sequence[str]) -> dict[str, LaneNote]:
+    """Which carrier a lane asks, and with whose credential: ``trk:ups:settings``."""
+    notes = {}
+    for lane in lanes:
+        service, _, rest = lane.partition(":")
+        if service == "trk":
+            carrier, _, whose = rest.partition(":")
+            own = "the account's own credential" if whose.startswith("a:") else "the settings' one"
+            notes[lane] = LaneNote(
+                f"{carrier}, with {own}", paused_because="there is no credential to ask with"
+            )
+    return notes
