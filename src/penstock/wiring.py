@@ -212,7 +212,7 @@ def _predictions(
     stack: contextlib.AsyncExitStack,
     tell: Emit,
 ) -> Service:
-    from penstock.predictions import service
+    from penstock.predictions import dead, service
 
     made = service.build(
         database=database,
@@ -232,6 +232,7 @@ def _predictions(
         periodic=made.periodic,
         retention=made.retention,
         on_notes=made.on_notes,
+        dead=(dead.DEAD_PREDICTIONS, dead.DEAD_TRAININGS),
     )
 
 

@@ -13,7 +13,9 @@ from penstock.console import (
     pages_jobs,
     pages_keys,
     pages_lanes,
+    pages_models,
     pages_overview,
+    pages_predictions,
     pages_shipments,
     pages_sign_in,
 )
@@ -39,4 +41,7 @@ def build(*, keys: Sequence[str], clock: Clock, version: str, services: Sequence
         pages_endpoints.add(desk)
     if "tracking" in services:
         pages_shipments.add(desk)
+    if "predictions" in services:
+        pages_predictions.add(desk)
+        pages_models.add(desk)
     return desk

@@ -1,4 +1,4 @@
-"""Indexes on dead rows of jobs and shipments, as deliveries have one."""
+"""Indexes on dead rows of jobs, shipments, predictions and trainings, as deliveries have one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-_TABLES = ("jobs", "shipments")
+_FAILED = "status = 'FAILED' AND error_code = 'internal_error'"
+_TABLES = {
+    "jobs": "status = 'dead'",
+    "shipments": "status = 'dead'",
+    "predictions": _FAILED,
+    "model_versions": _FAILED,
+}
 
 
 def upgrade() -> None:
-    dead = sa.text("status = 'dead'")
-    for table in _TABLES:
+    for table, condition in _TABLES.items():
+        dead = sa.text(condition)
         op.create_index(
             f"{table}_dead", table, ["account", "id"], postgresql_where=dead, sqlite_where=dead
         )
