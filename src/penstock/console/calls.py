@@ -61,15 +61,16 @@ async def call(
     *,
     query: Mapping[str, Any] | None = None,
     body: Any = None,
+    media: str = "application/json",
     sent: Sent | None = None,
 ) -> Any:
     """The answer's document, None if it has none; Refused if it is not a 2xx.
 
     `path` is as it would be sent, its parts quoted. Values of `query` that are None or empty are
-    left out. The body is JSON of `body`, or what was `sent`. An unexpected error is raised as it
-    is.
+    left out. A `body` of bytes is sent as it is, as `media`; any other as JSON; or what was `sent`
+    is passed on. An unexpected error is raised as it is.
     """
-    sent = _json(body) if sent is None else sent
+    sent = _sent(body, media) if sent is None else sent
     scope = _scope(request, principal, method, path, query, sent.headers)
     status, chunks = 0, []
 
@@ -143,9 +144,12 @@ class Fetched(Response):
             await self._stopped(_refusal(status, from_json(problem)))(scope, receive, send)
 
 
-def _json(body: Any) -> Sent:
-    raw = b"" if body is None else to_json(body)
-    headers = {b"content-type": b"application/json", b"content-length": str(len(raw)).encode()}
+def _sent(body: Any, media: str) -> Sent:
+    raw = b"" if body is None else body if isinstance(body, bytes) else to_json(body)
+    headers = {
+        b"content-type": media.encode("ascii"),
+        b"content-length": str(len(raw)).encode(),
+    }
     waiting = [{"type": "http.request", "body": raw, "more_body": False}]
 
     async def receive() -> Message:

@@ -1,4 +1,4 @@
-"""Indexes on dead rows of jobs, shipments, predictions and trainings, as deliveries have one."""
+"""Lanes paused by hand; indexes on dead rows of all kinds of work, as deliveries have one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-_FAILED = "status = 'FAILED' AND error_code = 'internal_error'"
-_TABLES = {
+_GAVE_UP = "status = 'FAILED' AND error_code = 'internal_error'"
+_DEAD = {
     "jobs": "status = 'dead'",
     "shipments": "status = 'dead'",
-    "predictions": _FAILED,
-    "model_versions": _FAILED,
+    "predictions": _GAVE_UP,
+    "model_versions": _GAVE_UP,
 }
 
 
 def upgrade() -> None:
-    for table, condition in _TABLES.items():
+    op.add_column(
+        "lanes",
+        sa.Column("paused_by_hand", sa.Boolean, nullable=False, server_default=sa.text("FALSE")),
+    )
+    for table, condition in _DEAD.items():
         dead = sa.text(condition)
         op.create_index(
             f"{table}_dead", table, ["account", "id"], postgresql_where=dead, sqlite_where=dead
@@ -28,5 +32,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in _TABLES:
+    for table in _DEAD:
         op.drop_index(f"{table}_dead", table)
+    op.drop_column("lanes", "paused_by_hand")
