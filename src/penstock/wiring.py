@@ -221,7 +221,7 @@ def _predictions(
     stack: contextlib.AsyncExitStack,
     tell: Emit,
 ) -> Service:
-    from penstock.predictions import service
+    from penstock.predictions import dead, service
 
     made = service.build(
         database=database,
@@ -241,6 +241,7 @@ def _predictions(
         periodic=made.periodic,
         retention=made.retention,
         on_notes=made.on_notes,
+        dead=(dead.DEAD_PREDICTIONS, dead.DEAD_TRAININGS),
     )
 
 
