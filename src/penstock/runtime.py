@@ -153,8 +153,11 @@ def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
     )
 
 
-def make_wakeups(settings: Settings, database: Database) -> Wakeups:
-    """The wake-ups that fit the database, unless a setting says otherwise."""
+def make_wakeups(settings: Settings, database: Database, *, listen: bool = True) -> Wakeups:
+    """The wake-ups that fit the database, unless a setting says otherwise.
+
+    With `listen=False` the process only tells others, if there may be others.
+    """
     if isinstance(database, SqliteDatabase):
         return LocalWakeups(watch=_others_committed(database))
     if settings.wakeups == "local":
@@ -162,7 +165,7 @@ def make_wakeups(settings: Settings, database: Database) -> Wakeups:
     from penstock.work.wakeups.postgres import PostgresWakeups
 
     assert settings.database_url is not None
-    return PostgresWakeups(settings.database_url.get_secret_value())
+    return PostgresWakeups(settings.database_url.get_secret_value(), listen=listen)
 
 
 def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]:
@@ -193,13 +196,19 @@ class Runtime:
     services: tuple[Service, ...]
     worker: Worker
     scheduler: Scheduler
-    _tasks: list[asyncio.Task[object]] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _console: Desk | None = None
 
     def start(self) -> asyncio.Task[Summary]:
         """Start worker and scheduler; the task ends after `worker.stop()`."""
-        self._tasks.append(asyncio.create_task(self.scheduler.run(), name="scheduler"))
+        self.start_scheduler()
         return asyncio.create_task(self.worker.run(), name="worker")
+
+    def start_scheduler(self) -> asyncio.Task[None]:
+        """Start the scheduler; it ends with the runtime."""
+        task = asyncio.create_task(self.scheduler.run(), name="scheduler")
+        self._tasks.append(task)
+        return task
 
     def stop(self) -> None:
         """Stop taking work and end what waits."""
@@ -267,8 +276,11 @@ async def open_runtime(
     app_path: str | None = None,
     clock: Clock | None = None,
     isolate: bool = True,
+    listen: bool = True,
 ) -> AsyncIterator[Runtime]:
     """Open everything a working process needs; closes it in reverse order.
+
+    `listen=False`: wake-ups come some other way, or none is waited for.
 
     The tables must be there (`migrate`). On SQLite this process becomes the database's owner, and
     whatever an earlier owner held when it died is returned.
@@ -278,7 +290,7 @@ async def open_runtime(
         database = make_database(settings, clock, owner=True)
         await database.open()
         stack.push_async_callback(database.close)
-        wakeups = make_wakeups(settings, database)
+        wakeups = make_wakeups(settings, database, listen=listen)
         await wakeups.open()
         stack.push_async_callback(wakeups.close)
         waker = Waker(database, wakeups)

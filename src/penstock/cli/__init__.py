@@ -47,9 +47,19 @@ def main() -> None:
     except (SettingsError, Unusable) as exc:
         fail(str(exc), code=2)
     except PenstockError as exc:
-        fail(str(exc), code=_code(exc))
+        fail(_told(exc), code=_code(exc))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _told(exc: PenstockError) -> str:
+    """The error in a line; of a request that was refused, all that is wrong with it."""
+    from penstock.client import ApiError
+
+    if not isinstance(exc, ApiError) or not exc.errors:
+        return str(exc)
+    faults = (f"{each.pointer or each.parameter}: {each.message}" for each in exc.errors)
+    return f"{'; '.join(faults)} [{exc.code}]"
 
 
 def _code(exc: PenstockError) -> int:

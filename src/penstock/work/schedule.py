@@ -69,7 +69,7 @@ class Scheduler:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._tasks = tasks
+        self.tasks = tasks
         self._alone = alone
         self._holder = new_id("wrk")
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -81,16 +81,16 @@ class Scheduler:
         Each task runs beside the others, and not again before it has ended: one that takes long
         holds up neither the rest nor the leader's lease.
         """
-        due = {task.name: 0.0 for task in self._tasks}
+        due = {task.name: 0.0 for task in self.tasks}
         election = 0.0
-        step = min([LEASE / 3, *(task.every for task in self._tasks)])
+        step = min([LEASE / 3, *(task.every for task in self.tasks)])
         try:
             while True:
                 now = self._clock.monotonic()
                 if not self._alone and now >= election:
                     election = now + LEASE / 3
                     await self._elect()
-                for task in self._tasks if self.leads else ():
+                for task in self.tasks if self.leads else ():
                     if now >= due[task.name] and task.name not in self._running:
                         due[task.name] = now + task.every
                         self._start(task)
