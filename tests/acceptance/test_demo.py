@@ -41,9 +41,7 @@ async def test_the_demo_shows_everything_at_work_and_stays_up(
     assert re.search(r"demo\.order_paid\s+delivered.*\n.*answers: 503, 503, 200", text)
     assert re.search(r"demo\.invoice_sent\s+pending.*\n.*answers: 503, 503", text)
     assert re.search(r"demo\.order_lost\s+failed.*\n.*dead\s+answers: 422", text)
-    assert re.search(
-        r"demo\.stock_changed\s+pending.*\n.*answers: none  .*nothing is sent", text
-    )
+    assert re.search(r"demo\.stock_changed\s+pending.*\n.*answers: none  .*nothing is sent", text)
     assert re.search(r"out_for_delivery +On the van", text)
     assert re.search(r"399 customers were scored.*set aside", text)
     async with Api(demo.url, demo.token) as api:
