@@ -10,14 +10,15 @@ from typing import Annotated
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, note, say
+from penstock.cli.panels import CARE
 from penstock.cli.serve import DataOption
 from penstock.errors import BackupRefused
 
 
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
-    cli.command()(backup)
-    cli.command()(restore)
+    cli.command(rich_help_panel=CARE)(backup)
+    cli.command(rich_help_panel=CARE)(restore)
 
 
 def backup(

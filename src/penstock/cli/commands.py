@@ -18,6 +18,7 @@ from penstock.cli import profiles as profiles_commands
 from penstock.cli import replays as replays_commands
 from penstock.cli import shipments as shipments_commands
 from penstock.cli import track as track_command
+from penstock.cli.panels import CARE, WORK
 
 app = typer.Typer(
     name="penstock",
@@ -54,13 +55,13 @@ doctor.register(app)
 backup.register(app)
 listen.register(app)
 track_command.register(app)
-app.add_typer(keys_commands.app, name="keys")
-app.add_typer(profiles_commands.app, name="profiles")
-app.add_typer(events_commands.app, name="events")
-app.add_typer(replays_commands.app, name="replays")
-app.add_typer(endpoints_commands.app, name="endpoints")
-app.add_typer(dead_commands.app, name="dead")
-app.add_typer(lanes_commands.app, name="lanes")
-app.add_typer(jobs_commands.app, name="jobs")
-app.add_typer(shipments_commands.app, name="shipments")
-app.add_typer(predictions_commands.app, name="predictions")
+app.add_typer(keys_commands.app, name="keys", rich_help_panel=CARE)
+app.add_typer(profiles_commands.app, name="profiles", rich_help_panel=CARE)
+app.add_typer(events_commands.app, name="events", rich_help_panel=WORK)
+app.add_typer(replays_commands.app, name="replays", rich_help_panel=WORK)
+app.add_typer(endpoints_commands.app, name="endpoints", rich_help_panel=WORK)
+app.add_typer(dead_commands.app, name="dead", rich_help_panel=WORK)
+app.add_typer(lanes_commands.app, name="lanes", rich_help_panel=WORK)
+app.add_typer(jobs_commands.app, name="jobs", rich_help_panel=WORK)
+app.add_typer(shipments_commands.app, name="shipments", rich_help_panel=WORK)
+app.add_typer(predictions_commands.app, name="predictions", rich_help_panel=WORK)

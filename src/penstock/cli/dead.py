@@ -36,7 +36,7 @@ ReasonOption = Annotated[
 ]
 IdsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ID]...", help="Dead rows; leave them out to choose by options."),
+    typer.Argument(metavar="ID", help="Dead rows; leave them out to choose by options."),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Everything that is dead.")]
 

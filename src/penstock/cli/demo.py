@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from penstock.cli.output import say
+from penstock.cli.panels import RUN
 from penstock.cli.serve import AppOption, DataOption
 from penstock.client import Client
 
@@ -51,7 +52,7 @@ SECONDS: Final = 20.0  # for what the demo waits for; usually it takes four
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(demo)
+    cli.command(rich_help_panel=RUN)(demo)
 
 
 def demo(

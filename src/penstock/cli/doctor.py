@@ -8,13 +8,14 @@ from dataclasses import asdict
 import typer
 
 from penstock.cli.output import JsonOption, document, one_line, say
+from penstock.cli.panels import CARE
 from penstock.cli.serve import DataOption
 from penstock.errors import SettingsError
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(doctor)
+    cli.command(rich_help_panel=CARE)(doctor)
 
 
 def doctor(data: DataOption = None, as_json: JsonOption = False) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
+from penstock.cli.panels import RUN
 from penstock.cli.remote import Target, with_target
 from penstock.client import ApiError, Client, CreatedEndpoint, Unreachable
 
@@ -33,7 +34,7 @@ _WIDTH: Final = 100  # characters of a payload that are shown
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(listen)
+    cli.command(rich_help_panel=RUN)(listen)
 
 
 @with_target

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli.output import document, say
+from penstock.cli.panels import CARE, RUN
 
 AppOption = Annotated[
     str | None,
@@ -20,12 +21,12 @@ DataOption = Annotated[
 
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
-    cli.command()(up)
-    cli.command()(api)
-    cli.command()(worker)
-    cli.command()(scheduler)
-    cli.command()(console)
-    cli.command()(migrate)
+    cli.command(rich_help_panel=RUN)(up)
+    cli.command(rich_help_panel=RUN)(api)
+    cli.command(rich_help_panel=RUN)(worker)
+    cli.command(rich_help_panel=RUN)(scheduler)
+    cli.command(rich_help_panel=RUN)(console)
+    cli.command(rich_help_panel=CARE)(migrate)
 
 
 def up(
