@@ -43,6 +43,7 @@ from penstock.wiring import (
     running,
     services,
     tell_private_targets,
+    tell_what_is_off,
 )
 from penstock.work import circuit
 from penstock.work.isolate import child_process
@@ -298,6 +299,7 @@ async def open_runtime(
         app = app or no_jobs()
         made = await services(settings, clock, database, stack, app)
         tell_private_targets(settings)
+        tell_what_is_off(settings)
         # What jobs enqueue goes through this process's own database, which wakes its workers.
         app.bind(database)
         stack.callback(app.unbind)

@@ -75,9 +75,7 @@ def running(settings: Settings) -> tuple[str, ...]:
 
     By default what is not installed is left out. Raises SettingsError if it was asked for by name.
     """
-    from penstock.predictions.extra import missing
-
-    lacking = missing() if "predictions" in settings.services else []
+    lacking = _lacking(settings)
     if not lacking:
         return settings.services
     if "services" in settings.model_fields_set:
@@ -86,8 +84,19 @@ def running(settings: Settings) -> tuple[str, ...]:
             f"{'is' if len(lacking) == 1 else 'are'} not installed: "
             "pip install 'penstock[predictions]'"
         )
-    log(PREDICTIONS_OFF, missing=lacking)
     return tuple(name for name in settings.services if name != "predictions")
+
+
+def _lacking(settings: Settings) -> list[str]:
+    from penstock.predictions.extra import missing
+
+    return missing() if "predictions" in settings.services else []
+
+
+def tell_what_is_off(settings: Settings) -> None:
+    """Log what the settings name and this process does without."""
+    if lacking := _lacking(settings):
+        log(PREDICTIONS_OFF, missing=lacking)
 
 
 def make_objects(settings: Settings) -> Folder:
@@ -302,5 +311,5 @@ def operations(database: Database, services: Sequence[Service]) -> list[APIRoute
     return [
         routes_lanes.routes(database, Lanes(kinds, notes, DEFAULT_ACCOUNT)),
         routes_dead.routes(database, [work for service in services for work in service.dead]),
-        routes_figures.routes(database, kinds),
+        routes_figures.routes(database, kinds, DEFAULT_ACCOUNT),
     ]

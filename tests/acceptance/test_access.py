@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -14,6 +15,10 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from penstock.clock import SystemClock
+from penstock.jobs import store
+from penstock.jobs.store import NewJob
+from penstock.storage.sqlite import SqliteDatabase
 from support.client import Api
 from support.process import Up
 from support.receiver import Receiver
@@ -44,7 +49,13 @@ BODIES: dict[str, Any] = {
     },
     "POST /v1/models/{model_id}/promote": {"version": 1},
     "POST /v1/carriers/{carrier}/circuit": {"state": "open", "for": 60, "reason": "walked"},
+    "PATCH /v1/lanes/{lane}": {"paused": True},
+    "POST /v1/lanes/{lane}/circuit": {"state": "open", "for": 60, "reason": "walked"},
+    "POST /v1/dead/redrive": {"kind": "delivery", "ids": ["dlv_walked"]},
+    "POST /v1/dead/drop": {"kind": "delivery", "ids": ["dlv_walked"]},
 }
+# Routes of which any key reads as much as its scopes cover.
+AS_FAR_AS_SCOPES_GO = {"/v1/dead", "/v1/dead/counts", "/v1/dead/{dead_id}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class _Issuer:
             "sub": account,
             "exp": int(time.time()) + 600,
             "scope": "events:write endpoints:write keys:write shipments:write lanes:write "
-            "predictions:write models:write",
+            "jobs:write predictions:write models:write",
         }
         return jwt.encode(claims | changes, self.key, algorithm="RS256", headers={"kid": "one"})
 
@@ -114,13 +125,42 @@ async def test_nobody_gets_nowhere(server: Up, api: Api) -> None:
 
 
 async def test_a_missing_scope_is_named(server: Up, api: Api) -> None:
-    made = await api.ok("POST", "/v1/keys", {"name": "narrow", "scopes": ["jobs:read"]})
-    async with Api(server.url, made["key"]) as narrow:
+    keys = [
+        (await api.ok("POST", "/v1/keys", {"name": "narrow", "scopes": [scope]}))["key"]
+        for scope in ("jobs:read", "lanes:read")
+    ]
+    async with Api(server.url, keys[0]) as narrow, Api(server.url, keys[1]) as other:
         for method, path, _ in await _operations(api):
             if path in PUBLIC:
                 continue
-            answer = await narrow.call(method, path, BODIES.get(f"{method} {path}"))
+            asks = other if path.startswith("/v1/jobs") else narrow
+            answer = await asks.call(method, path, BODIES.get(f"{method} {path}"))
+            if path in AS_FAR_AS_SCOPES_GO:
+                assert answer.json.get("items", []) == []
+                assert set(answer.json.get("kinds", {})) <= {"job"}
+                continue
             assert (answer.status, answer.code) == (403, "insufficient_scope"), (method, path)
+
+
+async def _dead(api: Api, receiver: Receiver) -> str:
+    """A delivery that has died."""
+    receiver.script("/no", [404])
+    await api.endpoint(receiver.url("/no"), "walked.no", on_permanent="dead")
+    sent = await api.send("walked.no", wait=10)
+    found = await api.final(sent["event_id"])
+    return str(found["deliveries"][0]["delivery_id"])
+
+
+async def _job(data: Path) -> str:
+    """A job of the account `default`, put beside the server as a program of its own would."""
+    database = SqliteDatabase(data / "penstock.db", SystemClock(), owner=False)
+    await database.open()
+    try:
+        lane = store.lane_id("default", "walked")
+        job = NewJob("job_walked", "default", "walked", "[]", lane, 1, delay=3600.0)
+        return (await database.unit(lambda tx: store.insert(tx, [job])))[0]
+    finally:
+        await database.close()
 
 
 async def test_another_account_sees_nothing(
@@ -158,6 +198,9 @@ async def test_another_account_sees_nothing(
                 asked = BODIES["POST /v1/models"] | {"upload_id": scored["upload_id"]}
                 ids["model_id"] = (await mine.ok("POST", "/v1/models", asked))["model_id"]
                 ids["number"] = "1"
+                ids["lane"] = f"delivery:{endpoint}"
+                ids["dead_id"] = await _dead(mine, receiver)
+                ids["job_id"] = await _job(data)
                 ids["carrier"] = "nobodys"  # carriers belong to no account
                 for method, path, _ in await _operations(mine):
                     if path in PUBLIC or "{" not in path:
@@ -175,6 +218,9 @@ async def test_another_account_sees_nothing(
                     "/v1/uploads",
                     "/v1/predictions",
                     "/v1/models",
+                    "/v1/jobs",
+                    "/v1/lanes",
+                    "/v1/dead",
                 ):
                     assert (await theirs.ok("GET", path))["items"] == []
                 # The same type, the same key: another account's events are not mixed up.

@@ -39,6 +39,7 @@ from typing import Any, get_args
 import pytest
 
 from penstock.events import http, sign, why
+from penstock.jobs import query as job_query
 from penstock.settings import PREFIX, Settings
 from penstock.tracking import columns, sheet
 from penstock.tracking import why as tracking_why
@@ -269,6 +270,7 @@ def test_the_first_hour(reader: Reader) -> None:
         "keep-and-delete-data",
         "keep-it-running",
         "keep-order",
+        "look-after-work",
         "predict-churn",
         "predict-churn-with-a-server",
         "read-the-inbox",
@@ -452,6 +454,10 @@ def _explained(page: str) -> set[str]:
 def test_every_reason_to_wait_and_every_failure_is_explained() -> None:
     codes = _reasons(why) | set(get_args(http.FailureKind))
     assert _explained("understand-deliveries") == codes
+
+
+def test_every_reason_of_a_job_to_wait_is_explained() -> None:
+    assert _explained("look-after-work") == _reasons(job_query)
 
 
 def test_all_that_can_be_said_of_a_shipment_is_explained() -> None:

@@ -83,6 +83,18 @@ def test_answers_of_predictions_are_as_described(server: Up) -> None:
     assert seen >= {200, 202, 204, 400, 404, 409, 422}
 
 
+@pytest.mark.timeout(300)
+def test_answers_of_operations_are_as_described(server: Up) -> None:
+    """Every operation on lanes, dead work, jobs and figures."""
+    endpoint = {"target": "http://127.0.0.1:9/", "event_types": ["made.up"]}
+    made = _post(server, "/v1/endpoints", json.dumps(endpoint).encode(), "application/json")
+    known = {"lane": f"delivery:{made['endpoint_id']}", "kind": "delivery"}
+    operations = _operations(server, r"^/v1/(lanes|dead|jobs|figures)")
+    assert len(operations) == 15
+    seen = _play_all(server, operations, known)
+    assert seen >= {200, 202, 400, 404, 422}
+
+
 def _operations(server: Up, paths: str) -> list[Any]:
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     chosen = schema.include(path_regex=paths)
@@ -117,6 +129,8 @@ def _play(server: Up, operation: Any, known: dict[str, Any]) -> set[int]:
             }
             if isinstance(case.body, dict) and "carrier" in case.body:
                 case.body = case.body | {"carrier": "sandbox", "tracking_number": "SBXTOUR2"}
+            if isinstance(case.body, dict) and "kind" in case.body and "kind" in known:
+                case.body = {"kind": known["kind"], "all": True}
         headers = {"Authorization": f"Bearer {server.token}"}
         answer = case.call_and_validate(headers=headers, checks=CHECKS, timeout=30)
         seen.add(answer.status_code)

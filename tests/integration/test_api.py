@@ -6,16 +6,13 @@ import asyncio
 import io
 import json
 import re
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -40,6 +37,7 @@ from penstock.storage.sqlite import SqliteDatabase
 from penstock.tracking import service as tracking_service
 from penstock.wiring import Service, operations
 from penstock.work.emit import nobody
+from support.served import served
 
 pytestmark = pytest.mark.anyio
 
@@ -188,22 +186,6 @@ async def owned(app: FastAPI, database: Database) -> dict[str, str]:
 async def url(app: FastAPI) -> AsyncIterator[str]:
     async with served(app) as address:
         yield address
-
-
-@asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
 
 
 async def make_key(database: Database, *scopes: str, account: str = "acme") -> str:

@@ -237,8 +237,9 @@ async def test_every_page_has_a_strict_policy_and_needs_none_relaxed(
 ) -> None:
     event_id = await one_dead(browser, receiver)
     paths = ["/", "/?range=24h", "/events", "/events/new", f"/events/{event_id}", "/endpoints",
-             "/endpoints/new", "/shipments", "/jobs", "/lanes", "/dead", "/dead?kind=delivery",
-             "/dead-all?kind=delivery", "/keys", "/events/evt_unknown"]  # fmt: skip
+             "/endpoints/new", "/outbox", "/shipments", "/imports", "/jobs", "/lanes",
+             "/dead", "/dead?kind=delivery", "/dead-all?kind=delivery", "/keys",
+             "/events/evt_unknown"]  # fmt: skip
     for path in paths:
         page = await browser.get(path)
         assert page.status == (404 if "unknown" in path else 200), (path, page.text)
@@ -327,7 +328,7 @@ async def test_an_endpoint_is_tried_switched_and_deleted(browser: Browser, recei
     page = await until(browser, f"/events/{waiting}", lambda page: "Why has this" in page.text)
     assert "The endpoint is disabled" in page.text
     lane = f"/lane?id=delivery:{endpoint}"
-    assert "enable it instead" in (await browser.get(lane)).text
+    assert "the endpoint is disabled; enable it" in (await browser.get(lane)).text
     await browser.send(disabled, f"{path}/enable")
     await until(browser, f"/events/{waiting}", lambda page: "Delivered." in page.text)
     gone = await browser.send(await browser.get(path), f"{path}/delete")
@@ -452,6 +453,31 @@ async def test_a_shipment_is_followed_to_its_end(browser: Browser) -> None:
         assert "followed no more" in stopped.text
     gone = await browser.send(page, f"{page.path}/delete")
     assert "The shipment was deleted" in gone.text
+
+
+async def test_shipments_are_imported(browser: Browser) -> None:
+    csv = "carrier,tracking_number,label\nsandbox,SBXDELIVERED5,chair\nhermes,1,<b>\n"
+    made = await browser.send(await browser.get("/imports"), "/imports", csv=csv)
+    assert made.path.startswith("/imports/imp_"), made.text
+    page = await until(browser, made.path, lambda page: "done" in page.text)
+    assert "Bad rows 1" in page.text
+    assert "hermes" in page.text
+    assert "SBXDELIVERED5" in (await browser.get("/shipments?search=chair")).text
+    assert made.path.rpartition("/")[2] in (await browser.get("/imports")).html
+    for bad in ("", "nothing of the kind"):
+        page = await browser.send(await browser.get("/imports"), "/imports", csv=bad)
+        assert page.status == 422, bad
+        assert ("csv", bad) in page.form("/imports").fields
+
+
+async def test_mail_that_was_kept_is_shown(browser: Browser) -> None:
+    added = await browser.send(
+        await browser.get("/endpoints/new"), "/endpoints", kind="email", target="ann@example.com"
+    )
+    assert added.path.startswith("/endpoints/end_")
+    await send_event(browser, "order.paid", {"note": MARKUP})
+    page = await until(browser, "/outbox", lambda page: "ann@example.com" in page.text)
+    assert "<img" not in page.html
 
 
 async def test_a_key_is_made_shown_once_and_revoked(penstock: Site, browser: Browser) -> None:

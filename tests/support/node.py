@@ -23,16 +23,18 @@ def installed(example: Path, into: Path) -> Path:
 
     The packages are kept in the user's cache, by the content of package-lock.json.
     """
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
+    found = packages(example)
     copy = into / example.name
     shutil.copytree(example, copy, ignore=shutil.ignore_patterns("node_modules"))
-    (copy / "node_modules").symlink_to(_packages(example) / "node_modules")
+    (copy / "node_modules").symlink_to(found / "node_modules")
     return copy
 
 
-def _packages(example: Path) -> Path:
+def packages(example: Path) -> Path:
+    """Where the packages of the folder's package-lock.json are; skips where that cannot be."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
     lock = (example / "package-lock.json").read_bytes()
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock-tests"
     kept = home / hashlib.sha256(lock).hexdigest()[:16]

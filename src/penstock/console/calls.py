@@ -42,15 +42,20 @@ async def call(
     *,
     query: Mapping[str, Any] | None = None,
     body: Any = None,
+    media: str = "application/json",
 ) -> Any:
     """The answer's document, None if it has none; Refused if it is not a 2xx.
 
     `path` is as it would be sent, its parts quoted. Values of `query` that are None or empty are
-    left out. An unexpected error is raised as it is.
+    left out. A `body` of bytes is sent as it is, as `media`; any other as JSON. An unexpected
+    error is raised as it is.
     """
-    sent = b"" if body is None else to_json(body)
+    sent = b"" if body is None else body if isinstance(body, bytes) else to_json(body)
     outer = of(request)
-    headers = {b"content-type": b"application/json", b"content-length": str(len(sent)).encode()}
+    headers = {
+        b"content-type": media.encode("ascii"),
+        b"content-length": str(len(sent)).encode(),
+    }
     context = Context(
         outer.request_id, outer.traceparent, headers, outer.authenticator, None, principal
     )

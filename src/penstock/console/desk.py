@@ -10,9 +10,11 @@ from penstock.console import (
     pages_dead,
     pages_endpoints,
     pages_events,
+    pages_imports,
     pages_jobs,
     pages_keys,
     pages_lanes,
+    pages_outbox,
     pages_overview,
     pages_shipments,
     pages_sign_in,
@@ -37,6 +39,8 @@ def build(*, keys: Sequence[str], clock: Clock, version: str, services: Sequence
     if "events" in services:
         pages_events.add(desk)
         pages_endpoints.add(desk)
+        pages_outbox.add(desk)
     if "tracking" in services:
         pages_shipments.add(desk)
+        pages_imports.add(desk)
     return desk

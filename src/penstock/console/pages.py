@@ -101,11 +101,18 @@ class Visit:
         return str(self.request.path_params[name])
 
     async def api(
-        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        media: str = "application/json",
     ) -> Any:
         """Ask the API as the one who signed in; Refused if it refuses."""
         assert self.principal is not None, "only pages that need a session ask"
-        return await call(self.request, self.principal, method, path, query=query, body=body)
+        return await call(
+            self.request, self.principal, method, path, query=query, body=body, media=media
+        )
 
     async def maybe(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """Read something that the page can do without: None where the key may not."""

@@ -38,6 +38,7 @@ def add(desk: Desk) -> None:
             lanes=None if lanes is None else lanes["items"],
             rate=None if figures is None else plots.throughput(figures),
             delay=None if figures is None else plots.latency(figures),
+            depth=None if figures is None else plots.depth(figures),
             figures=None if figures is None else _figures(figures),
         )
 

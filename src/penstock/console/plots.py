@@ -56,6 +56,26 @@ def throughput(figures: dict[str, Any]) -> Plot:
     return Plot(label, f"{most:,} in {each}", bars, spans[0]["since"] if spans else "")
 
 
+def depth(figures: dict[str, Any]) -> Plot:
+    """Events on their way at the end of each span."""
+    spans = figures["spans"]
+    most = max((span["under_way"] for span in spans), default=0)
+    bars = tuple(
+        _bar(
+            index,
+            len(spans),
+            span["under_way"] / max(1, most),
+            0.0,
+            f"{span['since'][11:16]} UTC: {'about ' if span['estimated'] else ''}"
+            f"{span['under_way']:,} on their way",
+        )
+        for index, span in enumerate(spans)
+    )
+    now = spans[-1]["under_way"] if spans else 0
+    label = f"Events on their way: {now:,} now, at most {most:,}"
+    return Plot(label, f"{most:,}", bars, spans[0]["since"] if spans else "")
+
+
 def latency(figures: dict[str, Any]) -> Plot:
     """Half of the events were delivered within the dark part of the bar, 95 % within all of it."""
     spans = figures["spans"]

@@ -88,6 +88,6 @@ def lane_notes(tx: Tx, lanes: Sequence[str]) -> dict[str, LaneNote]:
     notes = {}
     for lane, id_, target, enabled, reason in tx.rows(_LANES, ids=list(lanes)):
         why = f" ({reason})" if reason and reason != MANUAL else ""
-        because = None if enabled else f"the endpoint is disabled{why}; enable it instead"
+        because = None if enabled else f"the endpoint is disabled{why}; enable it"
         notes[lane] = LaneNote(target, id_, because)
     return notes

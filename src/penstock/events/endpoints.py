@@ -284,7 +284,7 @@ def delete(tx: Tx, account: str, endpoint_id: str) -> str:
     lane = str(_found(tx.one(_DELETE, id=endpoint_id, account=account)))
     _raise_version(tx, account)
     ordering.forget(tx, endpoint_id)
-    lanes.configure(tx, lane, paused=False, rate=None, burst=1.0)
+    lanes.configure(tx, lane, paused=False, paused_by_hand=False, rate=None, burst=1.0)
     return lane
 
 

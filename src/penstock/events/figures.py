@@ -7,6 +7,7 @@ index on (account, id), and nothing is written to keep these figures. Each span 
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, Final
 
 from penstock.clock import SECOND, to_iso
@@ -18,7 +19,7 @@ SAMPLE: Final = 250  # events looked at in each span
 _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _LOOK = sql("""
-SELECT created_at, delivered_at, status FROM events
+SELECT created_at, delivered_at, status, open_deliveries FROM events
 WHERE account = :account AND id >= :since AND id < :until ORDER BY id LIMIT :limit
 """)
 
@@ -35,6 +36,8 @@ def look(tx: Tx, account: str, minutes: int) -> dict[str, Any]:
     length = minutes * 60 * SECOND // SPANS
     begin = now - now % length - (SPANS - 1) * length
     spans = []
+    # By how many the events on their way become more, or fewer, from one span's end to the next.
+    change = [0.0] * (SPANS + 1)
     for index in range(SPANS):
         since = begin + index * length
         rows = tx.rows(
@@ -44,7 +47,19 @@ def look(tx: Tx, account: str, minutes: int) -> dict[str, Any]:
             until=id_at(since + length),
             limit=SAMPLE + 1,
         )
-        spans.append(_span(rows, since, min(length, now - since)))
+        span = _span(rows, since, min(length, now - since))
+        spans.append(span)
+        for _, delivered, status, open_deliveries in rows:
+            stood_for = span["events"] / len(rows)
+            if delivered is not None:
+                until = max(index, min(SPANS, (delivered - begin) // length))
+            else:  # what waits in the inbox alone is on no way
+                until = SPANS if status == "pending" and open_deliveries else index
+            change[index] += stood_for
+            change[until] -= stood_for
+    under_way = accumulate(change)
+    for span, waiting in zip(spans, under_way, strict=False):
+        span["under_way"] = max(0, round(waiting))
     return {"span": length / SECOND, "spans": spans}
 
 
@@ -54,14 +69,12 @@ def _span(rows: list[tuple[Any, ...]], since: int, length: int) -> dict[str, Any
     if sampled:
         took = max(1, rows[-1][0] - since)
         count = max(count, round(SAMPLE * length / took))
-    delays = sorted(
-        (delivered - created) / SECOND for created, delivered, _ in rows if delivered is not None
-    )
+    delays = sorted((row[1] - row[0]) / SECOND for row in rows if row[1] is not None)
     return {
         "since": to_iso(since),
         "events": count,
         "estimated": sampled,
-        "failed": sum(status == "failed" for _, _, status in rows) / max(1, len(rows)),
+        "failed": sum(row[2] == "failed" for row in rows) / max(1, len(rows)),
         "p50": _quantile(delays, 0.5),
         "p95": _quantile(delays, 0.95),
     }

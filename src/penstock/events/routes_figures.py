@@ -19,6 +19,9 @@ class Span(BaseModel):
     events: int
     estimated: Annotated[bool, Field(description="From the pace of the span's first 250 events.")]
     failed: Annotated[float, Field(description="Share of those looked at, 0 to 1.")]
+    under_way: Annotated[
+        int, Field(description="Of all spans' events, those not yet delivered at its end.")
+    ]
     p50: float | None
     p95: float | None
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, Final
 
 from penstock.clock import SECOND, to_iso
-from penstock.errors import Conflict, NotFound
+from penstock.errors import NotFound
 from penstock.storage import Statement, Tx, sql
 from penstock.work import circuit, lanes
 from penstock.work.care import LaneNote
@@ -19,15 +19,17 @@ MOST_LOGGED: Final = 20  # transitions shown, the latest
 Notes = Callable[[Tx, Sequence[str]], Mapping[str, LaneNote]]
 
 _COLUMNS = """
-n.id, n.kind, n.paused, n.open_at, n.rate, n.max_in_flight, n.circuit, n.consecutive,
-n.trip_after, n.trips, CASE WHEN n.override_until > {now} THEN n.override END AS held,
+n.id, n.kind, n.paused, n.paused_by_hand, n.open_at, n.rate, n.max_in_flight, n.circuit,
+n.consecutive, n.trip_after, n.trips,
+CASE WHEN n.override_until > {now} THEN n.override END AS held,
 CASE WHEN n.override_until > {now} THEN n.override_until END AS held_until, n.created_at
 FROM lanes n
 """
-_STOPPED = "(n.paused OR n.circuit <> 'closed' OR n.open_at > {now})"
+# Of the lane `n`: it lets nothing through, or only a probe.
+STOPPED: Final = "(n.paused OR n.paused_by_hand OR n.circuit <> 'closed' OR n.open_at > {now})"
 _LIST = sql(f"""
 SELECT {_COLUMNS} WHERE n.account {{in:accounts}} AND n.id > :after AND n.kind {{in:kinds}}
-  AND (:stopped = 0 OR {_STOPPED}) ORDER BY n.id LIMIT :limit
+  AND (:stopped = 0 OR {STOPPED}) ORDER BY n.id LIMIT :limit
 """)
 _ONE = sql(f"SELECT {_COLUMNS} WHERE n.id = :id AND n.account {{in:accounts}}")
 
@@ -44,6 +46,14 @@ FROM lanes n WHERE n.id {{in:ids}}
 """)  # noqa: S608 - the kind's own word
 
 
+def accounts_of(account: str, operator: str) -> list[str]:
+    """Whose lanes the account may see: its own.
+
+    Lanes of the deployment itself belong to no account; the operator's looks after them.
+    """
+    return [account, ""] if account == operator else [account]
+
+
 class Lanes:
     """The lanes of these kinds, as the account may see them."""
 
@@ -57,17 +67,13 @@ class Lanes:
         """Their names."""
         return list(self._kinds)
 
-    def _accounts(self, account: str) -> list[str]:
-        # Lanes of the deployment itself belong to no account; the operator's looks after them.
-        return [account, ""] if account == self._operator else [account]
-
     def page(
         self, tx: Tx, account: str, *, kind: str | None, stopped: bool, after: str, limit: int
     ) -> list[dict[str, Any]]:
         """Up to `limit` lanes above the id `after`."""
         rows = tx.dicts(
             _LIST,
-            accounts=self._accounts(account),
+            accounts=accounts_of(account, self._operator),
             kinds=[name for name in self._kinds if kind in (None, name)],
             stopped=int(stopped),
             after=after,
@@ -85,13 +91,11 @@ class Lanes:
         return view | {"log": log}
 
     def change(self, tx: Tx, account: str, lane: str, changes: Mapping[str, Any]) -> None:
-        """Pause or resume it, or give it other limits. Conflict if the service says otherwise."""
+        """Pause or resume it, or give it other limits; what its service pauses stays paused."""
         self._row(tx, account, lane)
         given = dict(changes)
-        if given.get("paused") is False:
-            note = self._noted(tx, [lane]).get(lane)
-            if note is not None and note.paused_because is not None:
-                raise Conflict(f"The lane stays paused: {note.paused_because}.")
+        if "paused" in given:
+            given["paused_by_hand"] = given.pop("paused")
         if "rate" in given:
             # A tenth of a second's worth besides the one: what a worker that looks a little late
             # would lose otherwise.
@@ -115,7 +119,7 @@ class Lanes:
             lanes.wake(tx, kind, lane)
 
     def _row(self, tx: Tx, account: str, lane: str) -> dict[str, Any]:
-        found = tx.dicts(_ONE, id=lane, accounts=self._accounts(account))
+        found = tx.dicts(_ONE, id=lane, accounts=accounts_of(account, self._operator))
         if not found or found[0]["kind"] not in self._kinds:
             raise NotFound("There is no such lane.")
         return found[0]
@@ -153,7 +157,8 @@ def _view(
         "title": note.title if note is not None else row["id"].partition(":")[2],
         "leads_to": note.page if note is not None else None,
         "state": state,
-        "paused_because": note.paused_because if note is not None else None,
+        "paused": bool(row["paused_by_hand"]),
+        "paused_because": _because(row, note),
         "opens_at": to_iso(row["open_at"]) if row["open_at"] > now else None,
         "rate": row["rate"],
         "max_in_flight": row["max_in_flight"],
@@ -171,8 +176,14 @@ def _view(
     }
 
 
+def _because(row: Mapping[str, Any], note: LaneNote | None) -> str | None:
+    if not row["paused"]:
+        return None
+    return "its service keeps it so" if note is None else note.paused_because
+
+
 def _state(row: Mapping[str, Any], now: int) -> str:
-    if row["paused"]:
+    if row["paused"] or row["paused_by_hand"]:
         return "paused"
     if row["circuit"] == "open":
         return "circuit_open"

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from penstock.api.context import Caller, requires
 from penstock.api.routing import router
+from penstock.operations.lanes import STOPPED, accounts_of
 from penstock.operations.routes_lanes import Counted
 from penstock.storage import Database, Statement, Tx, sql
 from penstock.work.kinds import AnyKind
@@ -39,7 +40,7 @@ class WorkFigures(BaseModel):
 def _owed(table: str) -> Statement:
     mine = f"""
 FROM lanes n JOIN {table} w ON w.lane = n.id
-WHERE n.account = :account AND n.kind = :kind"""
+WHERE n.account {{in:accounts}} AND n.kind = :kind"""
     free = "w.due_at IS NOT NULL AND w.lease_until IS NULL"
     return sql(f"""
 SELECT
@@ -47,16 +48,16 @@ SELECT
   (SELECT count(*) FROM (SELECT 1 {mine} AND {free} AND w.due_at > {{now}} LIMIT :most) l),
   (SELECT count(*) FROM (SELECT 1 {mine} AND w.lease_until IS NOT NULL) h),
   (SELECT {{now}} - min((SELECT min(w.due_at) FROM {table} w WHERE w.lane = n.id AND {free}))
-   FROM lanes n WHERE n.account = :account AND n.kind = :kind),
-  (SELECT count(*) FROM lanes n WHERE n.account = :account AND n.kind = :kind
-     AND (n.paused OR n.circuit <> 'closed' OR n.open_at > {{now}}))
+   FROM lanes n WHERE n.account {{in:accounts}} AND n.kind = :kind),
+  (SELECT count(*) FROM lanes n WHERE n.account {{in:accounts}} AND n.kind = :kind
+     AND {STOPPED})
 """)  # noqa: S608
 
 
-def _figures(tx: Tx, kinds: Sequence[AnyKind], account: str) -> list[dict[str, Any]]:
+def _figures(tx: Tx, kinds: Sequence[AnyKind], accounts: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for kind in kinds:
-        row = tx.one(_owed(kind.table), account=account, kind=kind.name, most=MOST_COUNTED + 1)
+        row = tx.one(_owed(kind.table), accounts=accounts, kind=kind.name, most=MOST_COUNTED + 1)
         assert row is not None
         due, later, held, oldest, stopped = row
         found.append(
@@ -76,15 +77,16 @@ def _counted(n: int) -> dict[str, Any]:
     return {"count": min(n, MOST_COUNTED), "more": n > MOST_COUNTED}
 
 
-def routes(database: Database, kinds: Sequence[AnyKind]) -> APIRouter:
-    """The routes, on `database`."""
+def routes(database: Database, kinds: Sequence[AnyKind], operator: str) -> APIRouter:
+    """The routes, on `database`; the account `operator` sees the deployment's own lanes too."""
     api = router(tags=["Figures"])
 
     @api.get("/v1/figures/work", summary="What is owed")
     @requires("lanes:read")
     async def work_figures(caller: Caller) -> WorkFigures:
         """By kind of work, counted up to 10,000; in the account's own lanes."""
-        found = await database.read(lambda tx: _figures(tx, kinds, caller.account))
+        accounts = accounts_of(caller.account, operator)
+        found = await database.read(lambda tx: _figures(tx, kinds, accounts))
         return WorkFigures(kinds=[KindFigures(**each) for each in found])
 
     return api

@@ -37,6 +37,7 @@ class LaneView(BaseModel):
     title: Annotated[str, Field(description="What it leads to, for people.")]
     leads_to: Annotated[str | None, Field(description="The id of the endpoint, if it is one.")]
     state: State
+    paused: Annotated[bool, Field(description="By a person.")]
     paused_because: Annotated[
         str | None, Field(description="Why its service keeps it paused, if it does.")
     ]
@@ -187,7 +188,7 @@ def routes(database: Database, lanes: Lanes) -> APIRouter:
         """Pauses or resumes it, or gives it other limits; what waits in it is not touched.
 
         The limits of jobs' lanes are their code's, those of carriers' lanes the settings': they
-        are back at the next start. A disabled endpoint's lane stays paused.
+        are back at the next start. A disabled endpoint's lane lets nothing through, resumed or not.
         """
         changes = patch.changes()
         if not changes:

@@ -112,7 +112,8 @@ lanes = Table(
     Column("id", Text, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("account", Text, nullable=False),
-    # The gate. A lane lets rows through when it is not paused and open_at has passed.
+    # The gate. A lane lets rows through when it is not paused and open_at has passed. `paused` is
+    # its service's word, `paused_by_hand` a person's: neither undoes the other.
     Column("paused", Boolean, nullable=False, server_default=text("FALSE")),
     Column("open_at", BigInteger, nullable=False, server_default=text("0")),
     Column("max_in_flight", Integer, nullable=False),
@@ -137,6 +138,7 @@ lanes = Table(
     Column("created_at", BigInteger, nullable=False),
     # Rows that one token pays for when they are claimed together: what one call can ask for.
     Column("per_call", Integer, nullable=False, server_default=text("1")),
+    Column("paused_by_hand", Boolean, nullable=False, server_default=text("FALSE")),
     CheckConstraint("max_in_flight >= 1", name="cap"),
     CheckConstraint("rate IS NULL OR (rate > 0 AND burst >= 1)", name="rate"),
     CheckConstraint("circuit IN ('closed', 'open', 'half_open')", name="circuit"),

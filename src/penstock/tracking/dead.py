@@ -61,5 +61,7 @@ def lane_notes(tx: Tx, lanes: Sequence[str]) -> dict[str, LaneNote]:
         if service == "trk":
             carrier, _, whose = rest.partition(":")
             own = "the account's own credential" if whose.startswith("a:") else "the settings' one"
-            notes[lane] = LaneNote(f"{carrier}, with {own}")
+            notes[lane] = LaneNote(
+                f"{carrier}, with {own}", paused_because="there is no credential to ask with"
+            )
     return notes

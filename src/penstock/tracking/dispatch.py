@@ -17,7 +17,7 @@ from penstock.work import lanes
 from penstock.work.schedule import Periodic
 
 _DUE = sql("""
-SELECT d.lane, d.n, CASE WHEN l.paused OR l.open_at > {now} THEN 1 ELSE 0 END
+SELECT d.lane, d.n, CASE WHEN l.paused OR l.paused_by_hand OR l.open_at > {now} THEN 1 ELSE 0 END
 FROM (SELECT lane, count(*) AS n FROM shipments
       WHERE due_at IS NOT NULL AND lease_until IS NULL AND due_at <= {now} GROUP BY lane) AS d
 JOIN lanes l ON l.id = d.lane
@@ -27,7 +27,8 @@ JOIN lanes l ON l.id = d.lane
 @dataclass(frozen=True, slots=True)
 class Dispatched:
     """How many shipments are due, and in how many lanes; and how many are due in lanes that let
-    nothing through: their circuit is open, the carrier asked for a pause, or no credential."""
+    nothing through: their circuit is open, the carrier asked for a pause, they are paused by hand,
+    or they have no credential."""
 
     shipments: int
     lanes: int

@@ -24,6 +24,8 @@ def _why(row: Mapping[str, Any], gate: Gate | None, now: int) -> tuple[str, str]
     if row["lease_until"] is not None:
         until = to_iso(row["lease_until"])
         return "leased", f"A worker is asking the carrier; if it dies, the lease ends at {until}."
+    if gate is not None and gate.by_hand:
+        return "lane_paused", "The carrier's lane is paused. Resume it to go on."
     if gate is not None and gate.paused:
         return (
             "no_credential",

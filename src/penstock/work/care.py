@@ -21,7 +21,10 @@ MOST_COUNTED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LaneNote:
-    """What a service says of a lane: what it leads to, and why it keeps it paused, if it does."""
+    """What a service says of a lane: what it leads to, and why it keeps it paused, if it does.
+
+    What the latter says counts only while the service does.
+    """
 
     title: str
     page: str | None = None  # of what it leads to: an endpoint's id

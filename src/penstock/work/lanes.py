@@ -36,6 +36,7 @@ class Gate:
     cap: int
     due_in: float | None  # of the earliest waiting row; None = nothing waits
     per_call: int = 1  # rows that one token pays for when they are claimed together
+    by_hand: bool = False  # it was paused by a person, whatever else; `paused` says so too
 
     @property
     def allowance(self) -> int:
@@ -102,7 +103,9 @@ def ensure(
     )
 
 
-_CONFIGURABLE = ("paused", "max_in_flight", "rate", "burst", "trip_after", "per_call")
+_CONFIGURABLE = (
+    *("paused", "paused_by_hand", "max_in_flight", "rate", "burst", "trip_after", "per_call"),
+)
 
 
 @cache
@@ -182,14 +185,15 @@ def unmark_woken(tx: Tx, ids: Sequence[str]) -> None:
 @cache
 def _gates(table: str) -> Statement:
     return sql(f"""
-SELECT n.id, n.paused, (n.open_at - {{now}}) / 1e6, n.circuit, n.circuit_generation, n.rate,
+SELECT n.id, n.paused OR n.paused_by_hand, (n.open_at - {{now}}) / 1e6, n.circuit,
+  n.circuit_generation, n.rate,
   CASE WHEN n.rate IS NULL THEN 1e9
        ELSE {{min}}(n.burst, n.tokens + n.rate * {{max}}(0, {{now}} - n.tokens_at) / 1e6) END,
   (SELECT count(*) FROM {table} h WHERE h.lane = n.id AND h.lease_until IS NOT NULL),
   n.max_in_flight,
   ((SELECT w.due_at FROM {table} w
     WHERE w.lane = n.id AND w.due_at IS NOT NULL AND w.lease_until IS NULL
-    ORDER BY w.due_at LIMIT 1) - {{now}}) / 1e6, n.per_call
+    ORDER BY w.due_at LIMIT 1) - {{now}}) / 1e6, n.per_call, n.paused_by_hand
 FROM lanes n WHERE n.id {{in:ids}} ORDER BY n.served_at, n.id
 """)  # noqa: S608 - the table's name is the kind's own
 
@@ -209,6 +213,7 @@ def gates(tx: Tx, table: str, ids: Iterable[str]) -> list[Gate]:
             cap,
             None if due_in is None else float(due_in),
             per_call,
+            bool(by_hand),
         )
         for (
             id_,
@@ -222,6 +227,7 @@ def gates(tx: Tx, table: str, ids: Iterable[str]) -> list[Gate]:
             cap,
             due_in,
             per_call,
+            by_hand,
         ) in tx.rows(_gates(table), ids=list(ids))
     ]
 

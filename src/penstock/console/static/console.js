@@ -69,6 +69,15 @@ function prepare(root) {
   }
 }
 
+// A file is read into the field that would be sent anyway.
+for (const box of document.querySelectorAll("[data-fill]")) {
+  box.hidden = false;
+  box.querySelector("input").addEventListener("change", async (event) => {
+    const [file] = event.target.files;
+    if (file) document.getElementById(box.dataset.fill).value = await file.text();
+  });
+}
+
 document.addEventListener("submit", (event) => {
   const question = event.submitter?.dataset.ask;
   if (question && !confirm(question)) event.preventDefault();

@@ -1,4 +1,4 @@
-"""Indexes on dead rows of jobs and shipments, as deliveries have one."""
+"""Lanes paused by hand; indexes on dead rows of jobs and shipments, as deliveries have one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ _TABLES = ("jobs", "shipments")
 
 
 def upgrade() -> None:
+    op.add_column(
+        "lanes",
+        sa.Column("paused_by_hand", sa.Boolean, nullable=False, server_default=sa.text("FALSE")),
+    )
     dead = sa.text("status = 'dead'")
     for table in _TABLES:
         op.create_index(
@@ -24,3 +28,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in _TABLES:
         op.drop_index(f"{table}_dead", table)
+    op.drop_column("lanes", "paused_by_hand")
