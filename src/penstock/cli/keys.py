@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -14,7 +14,9 @@ from penstock.cli.remote import Target, with_target
 from penstock.client import Client
 from penstock.errors import DataDirInUse
 from penstock.settings import Settings
-from penstock.storage import Tx
+
+if TYPE_CHECKING:
+    from penstock.storage import Tx
 
 T = TypeVar("T")
 DEFAULT_ACCOUNT = "default"
