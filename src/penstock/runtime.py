@@ -238,13 +238,19 @@ class Runtime:
     services: tuple[Service, ...]
     worker: Worker
     scheduler: Scheduler
-    _tasks: list[asyncio.Task[object]] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _console: Desk | None = None
 
     def start(self) -> asyncio.Task[Summary]:
         """Start worker and scheduler; the task ends after `worker.stop()`."""
-        self._tasks.append(asyncio.create_task(self.scheduler.run(), name="scheduler"))
+        self.start_scheduler()
         return asyncio.create_task(self.worker.run(), name="worker")
+
+    def start_scheduler(self) -> asyncio.Task[None]:
+        """Start the scheduler; it ends with the runtime."""
+        task = asyncio.create_task(self.scheduler.run(), name="scheduler")
+        self._tasks.append(task)
+        return task
 
     def stop(self) -> None:
         """Stop taking work and end what waits."""

@@ -29,6 +29,7 @@ from penstock.runtime import (
 )
 from penstock.settings import Settings
 from penstock.telemetry import (
+    SCHEDULER_STARTED,
     SERVER_STARTED,
     SERVER_STOPPED,
     WORKER_STARTUP,
@@ -76,15 +77,23 @@ async def up(
     app_path: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
     companion: Companion = _nothing,
+    working: bool = True,
 ) -> int:
-    """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT."""
+    """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT.
+
+    Without `working` it is the API alone: others work, which takes PostgreSQL.
+    """
     configure_logging(settings.log_level, settings.log_format)
     app = load_app(app_path)
     make_data_dir(settings)  # for run.json, whatever the database
-    await asyncio.to_thread(migrate, settings)
+    if working:
+        await asyncio.to_thread(migrate, settings)
+    else:
+        _among_others(settings, "api")
+        await asyncio.to_thread(check_migrated, settings)
     async with (
         _metrics_sent(settings),
-        open_runtime(settings, app=app, app_path=app_path) as runtime,
+        open_runtime(settings, app=app, app_path=app_path, listen=working) as runtime,
     ):
         with listen(settings) as listening:
             stopping = _signals()
@@ -94,7 +103,8 @@ async def up(
             serving = asyncio.create_task(http.serve(sockets=[listening]), name="http")
             await _first(serving, asyncio.create_task(http.listening.wait()))
             _keep_what_start_up_made()
-            worker = runtime.start()
+            waiting = asyncio.create_task(stopping.wait())
+            worker: asyncio.Task[Any] = runtime.start() if working else waiting
             with runfile.written(settings.data_dir, run_file):
                 log(
                     SERVER_STARTED,
@@ -109,7 +119,7 @@ async def up(
                 if is_loopback(settings.host):
                     announce(f"Sign in (once, within ten minutes): {run_file.url}{link(runtime)}")
                 beside = asyncio.create_task(companion(runtime, run_file))
-                await _first(asyncio.create_task(stopping.wait()), worker, serving, beside)
+                await _first(waiting, worker, serving, beside)
                 beside.cancel()
                 http.should_exit = True
                 runtime.stop()
@@ -148,6 +158,38 @@ async def work(settings: Settings, *, app_path: str | None = None) -> int:
         runtime.stop()
         await worker
     return 0
+
+
+async def schedule(settings: Settings, *, app_path: str | None = None) -> int:
+    """The scheduler alone; others work, which takes PostgreSQL. Returns at SIGTERM or SIGINT."""
+    configure_logging(settings.log_level, settings.log_format)
+    _among_others(settings, "scheduler")
+    app = load_app(app_path)
+    await asyncio.to_thread(check_migrated, settings)
+    async with open_runtime(settings, app=app, app_path=app_path, listen=False) as runtime:
+        stopping = _signals()
+        began = runtime.clock.monotonic()
+        scheduling = runtime.start_scheduler()
+        log(
+            SCHEDULER_STARTED,
+            tasks=[task.name for task in runtime.scheduler.tasks],
+            database=runtime.database.dialect,
+        )
+        _keep_what_start_up_made()
+        await _first(asyncio.create_task(stopping.wait()), scheduling)
+        log(SERVER_STOPPED, uptime=round(runtime.clock.monotonic() - began, 3))
+        if scheduling.done():
+            scheduling.result()
+    return 0
+
+
+def _among_others(settings: Settings, command: str) -> None:
+    """SettingsError on SQLite, whose one process does everything."""
+    if settings.database_url is None:
+        raise SettingsError(
+            f"`penstock {command}` works beside other processes, which takes PostgreSQL: set"
+            " PENSTOCK_DATABASE_URL; with SQLite, `penstock up` does everything"
+        )
 
 
 async def run_claimed_row(settings: Settings, claim: Claim, *, app_path: str | None) -> int:

@@ -521,6 +521,11 @@ class Settings(BaseSettings):
         None, "For clients: the Penstock server to talk to. When absent, the local one.", _URL
     )
     key: SecretStr | None = _setting(None, "For clients: the API key to use.", "an API key")
+    profile: str | None = _setting(
+        None,
+        "For commands: the server to ask, if no other is named. `penstock profiles add` stores it.",
+        "the name of a profile",
+    )
 
     @property
     def sqlite_path(self) -> Path:

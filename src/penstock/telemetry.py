@@ -52,8 +52,11 @@ SERVER_STARTED: Final = _event(
     "The API listens.",
     *("url", "database", "data_dir", "services", "version", "seconds"),
 )
+SCHEDULER_STARTED: Final = _event(
+    "scheduler_started", "info", "A process that only schedules has started.", "tasks", "database"
+)
 SERVER_STOPPED: Final = _event(
-    "server_stopped", "info", "The API stopped listening and the process ends.", "uptime"
+    "server_stopped", "info", "The process ends; if it had the API, that listens no more.", "uptime"
 )
 SETTING_UNKNOWN: Final = _event(
     "setting_unknown",

@@ -328,16 +328,6 @@ def test_examples(reader: Reader) -> None:
     reader.play(ROOT / "examples" / "README.md")
 
 
-def test_the_backup_can_be_restored(reader: Reader) -> None:
-    reader.play(DOCS / "how-to" / "keep-it-running.md")
-    restored = reader.folder / "restored"
-    restored.mkdir()
-    shutil.move(reader.folder / "backup.db", restored / "penstock.db")
-    shutil.move(reader.folder / "backup.key", restored / "secret.key")
-    reader.run("penstock keys create --name again --data restored", None)
-    assert reader.output.startswith("psk_")
-
-
 # ----------------------------------------------------------------- verification in four languages
 
 RECEIVE = DOCS / "how-to" / "receive-webhooks.md"

@@ -49,7 +49,7 @@ def main() -> None:
     except (SettingsError, Unusable) as exc:
         fail(str(exc), code=2)
     except PenstockError as exc:
-        fail(str(exc), code=_code(exc))
+        fail(_told(exc), code=_code(exc))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -64,6 +64,16 @@ def _how(question: Question) -> str:
         option = _OPTIONS.get(answer.option, answer.option.replace("_", "-"))
         ways.append(f"--{option} {shlex.quote(value)}")
     return f" Answer with {' or '.join(ways)}."
+
+
+def _told(exc: PenstockError) -> str:
+    """The error in a line; of a request that was refused, all that is wrong with it."""
+    from penstock.client import ApiError
+
+    if not isinstance(exc, ApiError) or not exc.errors:
+        return str(exc)
+    faults = (f"{each.pointer or each.parameter}: {each.message}" for each in exc.errors)
+    return f"{'; '.join(faults)} [{exc.code}]"
 
 
 def _code(exc: PenstockError) -> int:
