@@ -47,7 +47,14 @@ from penstock.wiring import (
 )
 from penstock.work import circuit
 from penstock.work.isolate import child_process
-from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
+from penstock.work.schedule import (
+    Periodic,
+    Scheduler,
+    dead_letters,
+    gauges,
+    release_all,
+    sweeper,
+)
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wakeups
 from penstock.work.wakeups.local import LocalWakeups
@@ -63,7 +70,15 @@ if TYPE_CHECKING:
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
+DEAD_LETTERS_EVERY = 50.0  # seconds: each minute, when each minute is asked what is due
 PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
+# The kinds of work of each service: who has a queue of its own sends them there.
+KINDS = {
+    "jobs": ("job",),
+    "events": ("delivery", "fanout", "replay"),
+    "tracking": ("shipment_check", "shipment_import"),
+    "predictions": ("prediction", "model_training"),
+}
 
 
 def migrate(settings: Settings) -> tuple[str | None, str]:
@@ -163,10 +178,36 @@ def make_wakeups(settings: Settings, database: Database, *, listen: bool = True)
         return LocalWakeups(watch=_others_committed(database))
     if settings.wakeups == "local":
         return LocalWakeups()
+    if settings.wakeups == "sqs":
+        return _sqs_wakeups(settings, listen=listen)
     from penstock.work.wakeups.postgres import PostgresWakeups
 
     assert settings.database_url is not None
     return PostgresWakeups(settings.database_url.get_secret_value(), listen=listen)
+
+
+def queues(settings: Settings) -> dict[str, str]:
+    """The URL of the SQS queue for each kind of work that the settings' services have."""
+    found: dict[str, str] = {}
+    for service in dict.fromkeys(("jobs", *running(settings))):
+        if service not in settings.sqs_queues:
+            raise SettingsError(
+                f"PENSTOCK_SQS_{service.upper()}_QUEUE_URL is missing: PENSTOCK_WAKEUPS is sqs,"
+                f" and this process has the service {service}"
+            )
+        found |= dict.fromkeys(KINDS[service], settings.sqs_queues[service])
+    return found
+
+
+def _sqs_wakeups(settings: Settings, *, listen: bool) -> Wakeups:
+    from penstock.work.wakeups.sqs import SqsWakeups
+
+    return SqsWakeups(
+        queues(settings),
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url,
+        listen=listen,
+    )
 
 
 def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]:
@@ -221,7 +262,7 @@ class Runtime:
     async def ready(self) -> dict[str, str | None]:
         """What readiness depends on beside the database, each with what is wrong, or None."""
         healthy = getattr(self.wakeups, "healthy", True)
-        return {"wakeups": None if healthy else "notifications cannot be received"}
+        return {"wakeups": None if healthy else "wake-ups cannot be received or sent"}
 
     def http(self, admin_token: str | None = None) -> FastAPI:
         """The API over these services. `admin_token` may do everything as `default`."""
@@ -322,6 +363,7 @@ async def open_runtime(
         periodic = [
             sweeper(database, waker, kinds, every=settings.sweep_interval, held=worker.held),
             gauges(database, kinds, every=GAUGES_EVERY),
+            *_dead_letters(wakeups),
             *(task for service in made for task in service.periodic),
             *(_pruning(database, rule) for rule in _retention(made)),
         ]
@@ -339,6 +381,11 @@ async def open_runtime(
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime
+
+
+def _dead_letters(wakeups: Wakeups) -> list[Periodic]:
+    ask = getattr(wakeups, "dead_letters", None)  # of queues that have such
+    return [] if ask is None else [dead_letters(ask, every=DEAD_LETTERS_EVERY)]
 
 
 def _retention(services: Sequence[Service]) -> list[Rule]:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -35,14 +35,17 @@ from penstock.telemetry import (
     WORKER_STARTUP,
     configure_logging,
     log,
+    metrics,
+    metrics_to_cloudwatch,
 )
-from penstock.wiring import is_loopback, running
+from penstock.wiring import is_loopback, listening_nowhere, running
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PORTS_TRIED = 20
+METRICS_EVERY = 60.0  # seconds; CloudWatch keeps figures by the minute
 # Seconds after which a thread that waits for the interpreter gets it (Python's default is 5 ms).
 # The database's threads ask for it between any two statements, and requests wait for them.
 SWITCH_INTERVAL = 0.0005
@@ -88,7 +91,10 @@ async def up(
     else:
         _among_others(settings, "api")
         await asyncio.to_thread(check_migrated, settings)
-    async with open_runtime(settings, app=app, app_path=app_path, listen=working) as runtime:
+    async with (
+        _metrics_sent(settings),
+        open_runtime(settings, app=app, app_path=app_path, listen=working) as runtime,
+    ):
         with listen(settings) as listening:
             stopping = _signals()
             began = runtime.clock.monotonic()
@@ -127,13 +133,17 @@ async def up(
 
 async def work(settings: Settings, *, app_path: str | None = None) -> int:
     """Workers and scheduler, no API. Returns at SIGTERM or SIGINT."""
+    settings = listening_nowhere(settings)
     configure_logging(settings.log_level, settings.log_format)
     app = load_app(app_path)
     if settings.database_url is None:
         await asyncio.to_thread(migrate, settings)
     else:
         await asyncio.to_thread(check_migrated, settings)
-    async with open_runtime(settings, app=app, app_path=app_path) as runtime:
+    async with (
+        _metrics_sent(settings),
+        open_runtime(settings, app=app, app_path=app_path) as runtime,
+    ):
         stopping = _signals()
         log(
             WORKER_STARTUP,
@@ -188,13 +198,39 @@ async def run_claimed_row(settings: Settings, claim: Claim, *, app_path: str | N
     from penstock.work.isolate import run_one
 
     configure_logging(settings.log_level, settings.log_format)
-    async with open_services(settings, app=load_app(app_path)) as (database, services, clock):
+    async with (
+        _metrics_sent(settings),
+        open_services(settings, app=load_app(app_path)) as (database, services, clock),
+    ):
         for service in services:
             for kind in service.kinds:
                 if kind.name == claim.kind:
                     settled = await run_one(database, kind, claim, clock)
                     return 0 if settled else 1
     return 1
+
+
+@contextlib.asynccontextmanager
+async def _metrics_sent(settings: Settings) -> AsyncIterator[None]:
+    """While this is open, figures go to CloudWatch now and then, and once more at its end."""
+    if settings.metrics != "emf":
+        yield
+        return
+    emf = metrics_to_cloudwatch(settings.metrics_namespace)
+
+    async def now_and_then() -> None:
+        while True:
+            await asyncio.sleep(METRICS_EVERY)
+            emf.flush()
+
+    flushing = asyncio.create_task(now_and_then(), name="metrics")
+    try:
+        yield
+    finally:
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        metrics.send_to(None)
+        emf.flush()
 
 
 def link(runtime: Runtime) -> str:

@@ -221,7 +221,7 @@ def _predictions(
     stack: contextlib.AsyncExitStack,
     tell: Emit,
 ) -> Service:
-    from penstock.predictions import service
+    from penstock.predictions import dead, service
 
     made = service.build(
         database=database,
@@ -241,6 +241,7 @@ def _predictions(
         periodic=made.periodic,
         retention=made.retention,
         on_notes=made.on_notes,
+        dead=(dead.DEAD_PREDICTIONS, dead.DEAD_TRAININGS),
     )
 
 
@@ -260,6 +261,16 @@ def private_targets(settings: Settings) -> tuple[Network, ...]:
     if is_loopback(settings.host):
         return (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     return ()
+
+
+def listening_nowhere(settings: Settings) -> Settings:
+    """The settings of a process without an API: it pushes to loopback only if told to by name.
+
+    That no address was given says nothing of where it runs; on Lambda, loopback is Lambda's own.
+    """
+    if settings.allow_private_targets is not None or "host" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"allow_private_targets": ()})
 
 
 def tell_private_targets(settings: Settings) -> None:
@@ -293,10 +304,10 @@ def no_jobs() -> Penstock:
 
 def for_children(settings: Settings) -> dict[str, str]:
     """What a child must be told: it reads .env and penstock.toml as this process did, but knows
-    nothing of the command line. The host decides where deliveries may go."""
+    nothing of the command line, by which it is decided where deliveries may go."""
     return {
         "PENSTOCK_DATA_DIR": str(settings.data_dir.absolute()),
-        "PENSTOCK_HOST": settings.host,
+        "PENSTOCK_ALLOW_PRIVATE_TARGETS": ",".join(map(str, private_targets(settings))),
     }
 
 

@@ -396,3 +396,33 @@ async def test_a_sweeper_in_a_scheduler_brings_a_lost_wake_back(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_process_that_is_called_now_and_then_runs_what_is_due(
+    database: Database, clock: ManualClock
+) -> None:
+    ran: list[str] = []
+
+    def task(name: str, every: float, fault: Exception | None = None) -> Periodic:
+        async def run() -> None:
+            ran.append(name)
+            if fault is not None:
+                raise fault
+
+        return Periodic(name, every, run)
+
+    tasks = [task("often", 60), task("daily", 86400), task("bad", 86400, ValueError("no"))]
+    names = {"often", "daily", "bad"}
+
+    def process() -> Scheduler:  # each knows nothing of the one before
+        return Scheduler(database, clock, tasks)
+
+    assert await process().turn(names) == (["often", "daily", "bad"], ["bad"])
+    # What failed is not put off to its next time.
+    assert await process().turn(names) == (["bad"], ["bad"])
+    clock.advance(60)
+    assert await process().turn({"often", "daily"}) == (["often"], [])
+    assert await process().turn({"daily"}, due=False) == (["daily"], [])
+    assert await process().turn({"nothing"}) == ([], [])
+    clock.advance(86400)
+    assert await process().turn({"daily"}) == (["daily"], [])

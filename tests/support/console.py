@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import uvicorn
@@ -30,6 +31,7 @@ class Form:
     fields: list[tuple[str, str]] = field(default_factory=list)
     buttons: list[str] = field(default_factory=list)
     boxes: list[tuple[str, str]] = field(default_factory=list)  # that are not ticked
+    files: list[str] = field(default_factory=list)
 
 
 class _Reader(HTMLParser):
@@ -39,7 +41,8 @@ class _Reader(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
         self._open: Form | None = None
-        self._choice: str | None = None  # of which no option was taken yet
+        self._choice: str | None = None
+        self._taken = False  # an option of it
         self._writing: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -56,19 +59,22 @@ class _Reader(HTMLParser):
         if tag == "button":
             form.buttons.append(found.get("formaction") or form.action)
         elif tag == "select":
-            self._choice = name
+            self._choice, self._taken = name, False
             form.fields.append((name, ""))
         elif tag == "option" and self._choice is not None:
             # The first one, unless another is selected; one without a value is its own text.
-            if form.fields[-1][1] == "" or "selected" in found:
+            if not self._taken or "selected" in found:
+                self._taken = True
                 form.fields[-1] = (self._choice, value)
-            if "value" not in found and (form.fields[-1][1] == "" or "selected" in found):
-                self._writing = "option"
+                if "value" not in found:
+                    self._writing = "option"
         elif tag == "textarea":
             form.fields.append((name, ""))
             self._writing = tag
         elif found.get("type") == "checkbox" and "checked" not in found:
             form.boxes.append((name, value))
+        elif found.get("type") == "file":
+            form.files.append(name)
         elif name:
             form.fields.append((name, value))
 
@@ -103,8 +109,8 @@ class Page:
         self.text = re.sub(r"\s+", " ", " ".join(reader.text))
 
     def form(self, action: str) -> Form:
-        """The form, one of whose buttons leads there."""
-        for form in self.forms:
+        """The form, one of whose buttons leads there; rather one that does something."""
+        for form in sorted(self.forms, key=lambda form: form.method != "post"):
             if action in (form.action, *form.buttons):
                 return form
         raise AssertionError(f"no form leads to {action}: {[f.action for f in self.forms]}")
@@ -137,6 +143,21 @@ class Browser:
             fields += [(name, value)] if isinstance(value, str) else [(name, v) for v in value]
         return await self.post(action, fields)
 
+    async def upload(self, page: Page, action: str, content: bytes, filename: str) -> Page:
+        """Send the page's form with a file, as browsers do: fields in their order."""
+        form = page.form(action)
+        body = aiohttp.FormData()
+        for name, value in form.fields:
+            body.add_field(name, value)
+        body.add_field(form.files[0], content, filename=filename, content_type="text/csv")
+        async with self.session.post(self.url + action, data=body) as answer:
+            return Page(answer.status, str(answer.url.path_qs), await answer.text(), answer.headers)
+
+    async def fetch(self, path: str) -> tuple[int, Mapping[str, str], bytes]:
+        """A file: status, headers, content."""
+        async with self.session.get(self.url + path) as answer:
+            return answer.status, answer.headers, await answer.read()
+
     async def sign_in(self, key: str) -> Page:
         return await self.send(await self.get("/sign-in"), "/sign-in", key=key)
 
@@ -166,9 +187,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(data: Path) -> AsyncIterator[Site]:
-    """A server with everything in this process."""
-    settings = load_settings(data_dir=data, port=0)
+async def site(data: Path, **given: Any) -> AsyncIterator[Site]:
+    """A server with everything in this process; `given` are settings."""
+    settings = load_settings(data_dir=data, port=0, **given)
     await asyncio.to_thread(migrate, settings)
     async with open_runtime(settings, isolate=False) as runtime:
         listening = socket.create_server(("127.0.0.1", 0))

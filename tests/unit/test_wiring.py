@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock.settings import load_settings
-from penstock.wiring import for_children, private_targets
+from penstock.wiring import for_children, listening_nowhere, private_targets
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +60,16 @@ def test_a_child_may_push_where_its_parent_may(
 
     assert private_targets(child) == ()
     assert child.data_dir == tmp_path / "folder"
+
+
+def test_a_process_that_listens_nowhere_may_push_to_loopback_only_if_it_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert private_targets(listening_nowhere(load_settings())) == ()
+    monkeypatch.setenv("PENSTOCK_HOST", "127.0.0.1")
+    told = listening_nowhere(load_settings())
+    assert [str(network) for network in private_targets(told)] == ["127.0.0.0/8", "::1/128"]
+    monkeypatch.setenv("PENSTOCK_HOST", "")
+    monkeypatch.setenv("PENSTOCK_ALLOW_PRIVATE_TARGETS", "10.0.0.0/8")
+    named = listening_nowhere(load_settings())
+    assert [str(network) for network in private_targets(named)] == ["10.0.0.0/8"]

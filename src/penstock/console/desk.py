@@ -14,8 +14,10 @@ from penstock.console import (
     pages_jobs,
     pages_keys,
     pages_lanes,
+    pages_models,
     pages_outbox,
     pages_overview,
+    pages_predictions,
     pages_shipments,
     pages_sign_in,
 )
@@ -43,4 +45,7 @@ def build(*, keys: Sequence[str], clock: Clock, version: str, services: Sequence
     if "tracking" in services:
         pages_shipments.add(desk)
         pages_imports.add(desk)
+    if "predictions" in services:
+        pages_predictions.add(desk)
+        pages_models.add(desk)
     return desk

@@ -26,15 +26,15 @@ from penstock.api.context import of, public
 from penstock.api.problems import PROBLEMS, from_exception
 from penstock.api.routing import router
 from penstock.clock import Clock
-from penstock.console import shown
-from penstock.console.calls import Refused, call, refusal_of
+from penstock.console import files, shown
+from penstock.console.calls import Fetched, Refused, Sent, call, refusal_of
 from penstock.console.sessions import Note, Session, Sessions, from_elsewhere, same
 from penstock.errors import StorageError
 from penstock.telemetry import REQUEST_FAILED, log
 
 HERE: Final = Path(__file__).parent
 MOST_FORM: Final = 512 * 1024  # bytes
-_MOST_FIELDS: Final = 500
+_MOST_FIELDS: Final = 2_500  # a file may have a thousand columns, each with two fields
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
@@ -53,6 +53,8 @@ NAVIGATION: Final = (
     ("/events", "Events", "events"),
     ("/endpoints", "Endpoints", "events"),
     ("/shipments", "Shipments", "tracking"),
+    ("/predictions", "Predictions", "predictions"),
+    ("/models", "Models", "predictions"),
     ("/jobs", "Jobs", None),
     ("/lanes", "Lanes", None),
     ("/dead", "Dead work", None),
@@ -90,6 +92,7 @@ class Visit:
     session: Session | None = None
     principal: Principal | None = None
     form: Form = field(default_factory=lambda: Form(()))
+    sent: Sent | None = None  # the whole form, if it may hold a file
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -112,6 +115,31 @@ class Visit:
         assert self.principal is not None, "only pages that need a session ask"
         return await call(
             self.request, self.principal, method, path, query=query, body=body, media=media
+        )
+
+    async def pass_file(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        """Have the API take the file of the form that was sent; Refused if it refuses."""
+        assert self.principal is not None, "only pages that need a session ask"
+        if self.sent is None:
+            raise Refused(422, "bad_request", "Choose a file first.")
+        return await call(self.request, self.principal, "POST", path, query=query, sent=self.sent)
+
+    def fetch(
+        self,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """A file of the API's, with these headers besides; a page that says why not."""
+        assert self.principal is not None, "only pages that need a session ask"
+        own = {"Cache-Control": "no-store", **(headers or {})}
+        return Fetched(
+            self.request,
+            self.principal,
+            path,
+            query or {},
+            own,
+            lambda refused: self.desk.stopped(self, refused),
         )
 
     async def maybe(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
@@ -170,6 +198,10 @@ class Desk:
             services=self.services,
         )  # fmt: skip
 
+    def show(self, **filters: Callable[..., Any]) -> None:
+        """Add filters for the templates of a service."""
+        self._templates.filters.update(filters)
+
     def page(self, path: str, *, anyone: bool = False) -> Callable[[Handler], Handler]:
         """Add a page."""
 
@@ -183,8 +215,10 @@ class Desk:
 
         return add
 
-    def action(self, path: str, *, anyone: bool = False) -> Callable[[Handler], Handler]:
-        """Add what a form is sent to."""
+    def action(
+        self, path: str, *, anyone: bool = False, file: bool = False
+    ) -> Callable[[Handler], Handler]:
+        """Add what a form is sent to; with `file`, it is a form that ends in one."""
 
         def add(handler: Handler) -> Handler:
             @self.router.post(path, name=handler.__name__)
@@ -192,11 +226,15 @@ class Desk:
             async def serve(request: Request) -> Response:
                 visit = Visit(self, request)
                 if from_elsewhere(request):
-                    return self._stopped(visit, _FOREIGN)
+                    return self.stopped(visit, _FOREIGN)
                 try:
-                    visit.form = await _form(request)
+                    if file and _media(request) == files.MEDIA:
+                        fields, visit.sent = await files.opening(request)
+                        visit.form = Form(fields)
+                    else:
+                        visit.form = await _form(request)
                 except Refused as refused:
-                    return self._stopped(visit, refused)
+                    return self.stopped(visit, refused)
                 return await self._serve(handler, visit, anyone, secret=visit.form["csrf"])
 
             return handler
@@ -218,12 +256,12 @@ class Desk:
                     return self._sign_in(visit)
                 of(request).principal = visit.principal
                 if secret is not None and not same(secret, visit.session.csrf):
-                    return self._stopped(visit, _FOREIGN)
+                    return self.stopped(visit, _FOREIGN)
             return await handler(visit)
         except Refused as refused:
-            return self._stopped(visit, refused)
+            return self.stopped(visit, refused)
         except StorageError as exc:
-            return self._stopped(visit, refusal_of(from_exception(exc)))
+            return self.stopped(visit, refusal_of(from_exception(exc)))
         except Exception as exc:
             log(
                 REQUEST_FAILED,
@@ -232,7 +270,7 @@ class Desk:
                 route=request.scope["route"].path,
                 error=f"{type(exc).__name__}: {exc}",
             )
-            return self._stopped(visit, refusal_of(from_exception(exc)))
+            return self.stopped(visit, refusal_of(from_exception(exc)))
 
     def _sign_in(self, visit: Visit) -> Response:
         wanted = visit.request.url.path
@@ -241,7 +279,8 @@ class Desk:
         there = visit.request.method == "GET" and wanted != "/"
         return visit.go(f"/sign-in?{urlencode({'next': wanted})}" if there else "/sign-in")
 
-    def _stopped(self, visit: Visit, refused: Refused) -> Response:
+    def stopped(self, visit: Visit, refused: Refused) -> Response:
+        """A page that says what the API refused."""
         kind = PROBLEMS.get(refused.code)
         title = kind.title if kind is not None else "Refused"
         return self.render(visit, "stopped.html", refused.status, refused=refused, title=title)
@@ -274,9 +313,12 @@ _FOREIGN: Final = Refused(
 )
 
 
+def _media(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _form(request: Request) -> Form:
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != "application/x-www-form-urlencoded":
+    if _media(request) != "application/x-www-form-urlencoded":
         raise Refused(415, "unsupported_media_type", "A form is expected.")
     try:
         text = (await bodies.read(request, MOST_FORM)).decode()

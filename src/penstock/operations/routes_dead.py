@@ -29,7 +29,7 @@ class DeadView(BaseModel):
     kind: str
     id: str
     title: Annotated[str, Field(description="What it is, for people.")]
-    about: Annotated[str, Field(description="The id of its event, job or shipment.")]
+    about: Annotated[str, Field(description="The id of the event, the job, the model …")]
     lane: str
     reason: str | None
     attempts: int

@@ -79,7 +79,13 @@ class UploadDetail(UploadView):
 
     columns: list[ColumnView]
     notes: list[NoteView]
-    mapping: MappingView | None
+    mapping: Annotated[
+        MappingView | None,
+        Field(
+            description="Null while the file has a question, and if no model is named where the "
+            "account has several."
+        ),
+    ]
 
 
 class ErrorView(BaseModel):
@@ -95,6 +101,21 @@ class Risk(BaseModel):
     high: int
     medium: int
     low: int
+
+
+class RiskFrom(BaseModel):
+    """From which probability on a risk is medium, and high."""
+
+    medium: float
+    high: float
+
+
+class ReasonCount(BaseModel):
+    """Of how many customers a column is one of the three strongest reasons."""
+
+    column: str
+    raises: int
+    lowers: int
 
 
 class ErrorCount(BaseModel):
@@ -127,6 +148,11 @@ class Summary(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     risk: Risk
+    risk_from: RiskFrom
+    spread: Annotated[
+        list[int], Field(description="Customers by probability, in equal steps from 0 to 1.")
+    ]
+    reasons: Annotated[list[ReasonCount], Field(description="The most frequent first.")]
     mean_probability: float | None
     blank_rows: int
     errors: list[ErrorCount]
@@ -217,6 +243,22 @@ class TrainedView(BaseModel):
     metrics: MetricsView
 
 
+class Asked(BaseModel):
+    """What a training was told, as in the request."""
+
+    label_column: str
+    id_column: str
+    positive_label: list[str]
+    negative_label: list[str]
+    types: dict[str, str]
+    drop: list[str]
+    keep: list[str]
+    required: list[str]
+    decimal: str | None
+    date_order: str | None
+    as_of: str | None
+
+
 class VersionView(BaseModel):
     """A version of a model; it never changes once it is READY."""
 
@@ -229,6 +271,7 @@ class VersionView(BaseModel):
     live: bool
     message: str
     upload_id: str
+    asked: Asked
     sha256: str | None
     trained: TrainedView | None
     error: ErrorView | None

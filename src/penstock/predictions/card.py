@@ -12,7 +12,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from penstock.predictions import shapes
+from penstock.predictions import paper, shapes
 from penstock.predictions.model import Feature, Model, dump
 from penstock.predictions.score import slot_texts
 
@@ -85,7 +85,7 @@ def html(model: Model) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: model card</title><style>{shapes.STYLE}</style></head><body><main>
+<title>{name}: model card</title><style>{paper.STYLE}</style></head><body><main>
 <h1>{name}</h1>{demo}
 <p>Predicts whether a customer churns: {_quoted(model.label.column)} is
 {_either(model.label.positive)} and not {_either(model.label.negative)}.

@@ -8,11 +8,12 @@ from typing import BinaryIO, Final
 
 from starlette.responses import StreamingResponse
 
+from penstock.predictions import paper
 from penstock.storage.objects import Objects
 
 _BLOCK: Final = 256 * 1024
 # A page of ours that is shown by a browser, though it came out of somebody's file.
-_PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+_PAGE_POLICY: Final = f"{paper.POLICY}; sandbox"
 
 
 async def download(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from penstock.clock import SECOND, to_iso
 from penstock.errors import NotFound, PenstockError
@@ -28,6 +28,9 @@ LOOK_EVERY: Final = 1.0  # seconds between looks whether it was cancelled
 
 # The API's names for the options that answer a question, where they are others.
 _FIELDS: Final = {"positive": "positive_label", "negative": "negative_label"}
+
+# How the file itself is read is said of its upload.
+_OF_UPLOAD: Final = ("encoding", "delimiter", "header_row")
 
 _LOAD = sql("""
 SELECT id, account, folder, upload_id, options, created_at FROM model_versions WHERE id {in:ids}
@@ -139,6 +142,22 @@ async def _handle(deps: Deps, task: Task[Training]) -> Outcome:
     return Done(apply=partial(_ready, work, made))
 
 
+def how(refused: Unusable) -> str:
+    """By which fields of a request it is answered, if it is a question."""
+    if not isinstance(refused, Question):
+        return ""
+    if refused.option in _OF_UPLOAD:
+        return f" Answer with {refused.option} in a PATCH of the upload."
+    ways = []
+    for answer in refused.answers:
+        value: Any = answer.value
+        if answer.column:
+            value = {answer.column: value} if value else [answer.column]
+        field = json.dumps({_FIELDS.get(answer.option, answer.option): value}, ensure_ascii=False)
+        ways.append(field[1:-1])
+    return f" Answer with {' or '.join(ways)}." if ways else ""
+
+
 async def _cancelled(deps: Deps, work: Training) -> bool:
     return await deps.database.read(lambda tx: tx.one(_STATUS, id=work.id)) != ("TRAINING",)
 
@@ -147,7 +166,7 @@ def _refused(work: Training, refused: Unusable) -> Outcome:
     question = None
     if isinstance(refused, Question):
         question = _FIELDS.get(refused.option, refused.option)
-    code, message = refused.code, refused.message
+    code, message = refused.code, refused.message + how(refused)
 
     def why(tx: Tx) -> None:
         tx.run(_WHY, id=work.id, code=code, message=message, question=question)

@@ -10,21 +10,16 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from numpy.typing import NDArray
 
-from penstock.predictions import drift, shapes
+from penstock.predictions import drift, paper
 from penstock.predictions.drift import Drift
 from penstock.predictions.pipeline import BINS, FLAGS, Counts, Job
 from penstock.predictions.score import RISK_LEVELS
 from penstock.predictions.sniff import Note
 
-_STYLE = """
-.low{fill:var(--bar)}.medium{fill:var(--soft)}.high{fill:var(--up)}
-.limit{stroke:var(--soft);stroke-dasharray:3 3}
-td.n,th.n{text-align:right}
-"""
 _WIDTH = 640.0
 _SHOWN = 25  # features in a plot
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +64,9 @@ def render(facts: Facts) -> str:
     parts.append(_section("Where it comes from", _origin(facts)))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{paper.POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{shapes.STYLE}{_STYLE}</style></head><body><main>
+<title>{escape(title)}</title><style>{paper.STYLE}</style></head><body><main>
 {"".join(parts)}
 </main></body></html>
 """
@@ -121,7 +116,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _faults(counts: Counts) -> str:
-    rows = sorted(counts.faults.items(), key=lambda item: -item[1])
+    rows = sorted(counts.faults.items(), key=lambda item: (-item[1], item[0]))
     return _table(
         ("Column", "Code", "Cells or rows"),
         ((column or "(the whole row)", code, count) for (column, code), count in rows),
@@ -169,16 +164,21 @@ def _spread(job: Job, counts: Counts) -> str:
     )
 
 
-def _reasons(job: Job, counts: Counts) -> str:
-    """How often features raise and lower, the most frequent first."""
+def named_as_reason(job: Job, counts: Counts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of how many customers each feature raises the risk, and of how many it lowers it."""
     scorer = job.scorer
     features = len(job.model.features)
-    raising = np.bincount(
-        scorer.feature, np.where(scorer.logits > 0, counts.reasons, 0), minlength=features
+    raises = scorer.logits > 0
+    raising, lowering = (
+        np.bincount(scorer.feature, np.where(side, counts.reasons, 0), minlength=features)
+        for side in (raises, ~raises)
     )
-    lowering = np.bincount(
-        scorer.feature, np.where(scorer.logits <= 0, counts.reasons, 0), minlength=features
-    )
+    return raising.astype(np.int64), lowering.astype(np.int64)
+
+
+def _reasons(job: Job, counts: Counts) -> str:
+    """How often features raise and lower, the most frequent first."""
+    raising, lowering = named_as_reason(job, counts)
     order = np.argsort(-(raising + lowering), kind="stable")[:_SHOWN]
     order = order[(raising + lowering)[order] > 0]
     most = max(float(raising.max()), float(lowering.max()), 1.0)

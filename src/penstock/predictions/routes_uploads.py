@@ -44,10 +44,17 @@ async def chosen_for(deps: Deps, account: str, asked: str | None) -> Chosen:
         raise problem_of(refused) from None
 
 
-async def detail(deps: Deps, found: Upload, chosen: Chosen) -> UploadDetail:
+async def presumed_for(deps: Deps, account: str, asked: str | None) -> Chosen | None:
+    """The model to look at a file for; None = several could be meant, so for none."""
+    if asked is not None:
+        return await chosen_for(deps, account, asked)
+    return await deps.database.read(lambda tx: registry.presumed(tx, account))
+
+
+async def detail(deps: Deps, found: Upload, chosen: Chosen | None) -> UploadDetail:
     """An upload with the mapping that is proposed for a model."""
     mapping = None
-    if found.layout is not None:
+    if found.layout is not None and chosen is not None:
         names = found.names
         remembered = await deps.database.read(
             lambda tx: jobs.remembered(tx, found.account, chosen.memory, names)
@@ -88,7 +95,7 @@ def add(api: APIRouter, deps: Deps) -> None:
         It is looked at, not read whole: type, encoding, delimiter, header. What can be read in two
         ways is a `question`, which a PATCH answers. With a mapping that is proposed for a model.
         """
-        chosen = await chosen_for(deps, caller.account, model)
+        chosen = await presumed_for(deps, caller.account, model)
         given = {"encoding": encoding, "delimiter": delimiter, "header_row": header_row}
         found = await take(deps, request, caller.account, chosen, given)
         return await detail(deps, found, chosen)
@@ -115,7 +122,7 @@ def add(api: APIRouter, deps: Deps) -> None:
     ) -> UploadDetail:
         """Its columns with samples, and for each of the model's columns the likeliest of them."""
         found = await database.read(lambda tx: uploads.get(tx, caller.account, upload_id))
-        return await detail(deps, found, await chosen_for(deps, caller.account, model))
+        return await detail(deps, found, await presumed_for(deps, caller.account, model))
 
     @api.patch("/v1/uploads/{upload_id}", summary="Say how to read an upload")
     @requires("predictions:write")
@@ -129,7 +136,7 @@ def add(api: APIRouter, deps: Deps) -> None:
     ) -> UploadDetail:
         """Answers its question, or corrects how it was read. It is looked at again."""
         found = await database.read(lambda tx: uploads.get(tx, caller.account, upload_id))
-        chosen = await chosen_for(deps, caller.account, model)
+        chosen = await presumed_for(deps, caller.account, model)
         given = {**found.given, **patch.given()}
         try:
             looked = await deps.aside.run(
@@ -137,7 +144,7 @@ def add(api: APIRouter, deps: Deps) -> None:
                 deps.objects,
                 found.file.key,
                 given,
-                chosen.spec,
+                None if chosen is None else chosen.spec,
                 within=LOOK_TIMEOUT,
             )
         except Unusable as refused:

@@ -7,22 +7,6 @@ from html import escape
 
 from penstock.predictions.model import Feature, ReliabilityBin
 
-STYLE = """
-:root{color-scheme:light dark;--ink:#1c2430;--soft:#66707d;--paper:#fff;--up:#b3361e;--down:#1c6e8c;
---bar:#cdd5dd}
-@media (prefers-color-scheme:dark){:root{--ink:#e6eaef;--soft:#9aa5b1;--paper:#14181d;--up:#ff8f73;
---down:#6cc3e0;--bar:#39434e}}
-body{background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;margin:0}
-main{max-width:46rem;margin:0 auto;padding:2rem 1rem}
-table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--bar)}
-code{font-size:.8rem;overflow-wrap:anywhere}
-figure{margin:1.5rem 0}figcaption{font-weight:600}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}
-.axis{stroke:var(--soft);stroke-width:1}.line{stroke:var(--down);fill:none;stroke-width:2}
-.dot{fill:var(--down)}.up{fill:var(--up)}.down{fill:var(--down)}.rows{fill:var(--bar)}
-.demo{border:2px solid var(--up);padding:.5rem 1rem}
-"""
 _WIDTH, _LEFT, _RIGHT = 640.0, 44.0, 8.0
 _TOP, _MIDDLE, _FOOT = 8.0, 150.0, 40.0  # the curve, then the bars of the rows
 _INSIDE = _WIDTH - _LEFT - _RIGHT
@@ -54,7 +38,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
         f'<text x="2" y="{up(top) + 10:.1f}">{top:.0%}</text>'
     )
     return (
-        f'<svg viewBox="0 0 {size:.0f} {size:.0f}" role="img" style="max-width:24rem" '
+        f'<svg viewBox="0 0 {size:.0f} {size:.0f}" role="img" class="square" '
         f'aria-label="Said and observed churn">{axes}{dots}</svg>'
     )
 

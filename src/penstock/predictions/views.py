@@ -211,6 +211,7 @@ def version(found: Version, of: Model) -> dict[str, Any]:
         "live": of.live == found.number,
         "message": messages.get(found.status) or f"Not trained: {found.error}",
         "upload_id": found.upload_id,
+        "asked": _asked(found.options),
         "sha256": found.sha256,
         "trained": found.summary,
         "error": _error(found.error_code, found.error),
@@ -218,6 +219,16 @@ def version(found: Version, of: Model) -> dict[str, Any]:
         "created_at": to_iso(found.created_at),
         "ended_at": iso(found.ended_at),
     }
+
+
+def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+    other = {
+        "label": "label_column",
+        "id": "id_column",
+        "positive": "positive_label",
+        "negative": "negative_label",
+    }
+    return {other.get(name, name): value for name, value in options.items()}
 
 
 def model_detail(

@@ -626,6 +626,8 @@ models = Table(
     Index("models_account", "account", "id"),
 )
 
+_GAVE_UP = "status = 'FAILED' AND error_code = 'internal_error'"
+
 # A version is work while it is trained, and never changes once it is ready.
 model_versions = Table(
     "model_versions",
@@ -651,6 +653,13 @@ model_versions = Table(
     *work_indexes("model_versions"),
     UniqueConstraint("model_id", "number"),
     Index("model_versions_account", "account", "id"),
+    Index(
+        "model_versions_dead",
+        "account",
+        "id",
+        postgresql_where=text(_GAVE_UP),
+        sqlite_where=text(_GAVE_UP),
+    ),
 )
 
 # Which version was live from when on, so that a promotion can be taken back.
@@ -718,6 +727,13 @@ predictions = Table(
     Index("predictions_upload", "upload_id"),
     Index("predictions_model", "model_id"),
     Index("predictions_ended", "ended_at"),
+    Index(
+        "predictions_dead",
+        "account",
+        "id",
+        postgresql_where=text(_GAVE_UP),
+        sqlite_where=text(_GAVE_UP),
+    ),
     postgresql_with={"fillfactor": "80"},
 )
 

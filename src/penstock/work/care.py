@@ -1,9 +1,9 @@
 """What a service brings so that people can look after its work: dead rows, and names for lanes.
 
-Dead work is a row whose status is ``dead``: it gave up, and stays until somebody sends it again
-(redrive) or puts it away for good (drop). What either means is the service's to say; finding dead
-rows is the same for all and is done here. Every table it is used on has an index on
-``(account, id) WHERE status = 'dead'``.
+Dead work is a row that gave up: as a rule its status is ``dead``. It stays until somebody sends it
+again (redrive) or puts it away for good (drop). What either means is the service's to say; finding
+dead rows is the same for all and is done here. Every table it is used on has an index on
+``(account, id)`` under the condition that says that a row is dead.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class DeadWork:
     redrive: Callable[[Tx, str, Sequence[str]], int]
     drop: Callable[[Tx, str, Sequence[str]], int]
     join: str = ""  # SQL, for the two above
+    dead: str = "status = 'dead'"  # SQL: whether a row is
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,16 @@ def _page(work: DeadWork) -> Statement:
     return sql(f"""
 SELECT w.id, w.lane, w.attempts, w.last_error, w.created_at, w.{work.ended} AS died_at,
   {work.title} AS title, {work.about} AS about
-FROM (SELECT * FROM {work.table} WHERE account = :account AND status = 'dead' AND id < :before
+FROM (SELECT * FROM {work.table} WHERE account = :account AND {work.dead} AND id < :before
       ORDER BY id DESC LIMIT :scan) w {work.join}
 WHERE {_FITS} ORDER BY w.id DESC LIMIT :limit
 """)  # noqa: S608 - the service's own words
 
 
 @cache
-def _edge(table: str) -> Statement:
+def _edge(work: DeadWork) -> Statement:
     return sql(f"""
-SELECT id FROM {table} WHERE account = :account AND status = 'dead' AND id < :before
+SELECT id FROM {work.table} WHERE account = :account AND {work.dead} AND id < :before
 ORDER BY id DESC LIMIT 1 OFFSET :skip
 """)  # noqa: S608
 
@@ -114,23 +115,23 @@ def page(
     )
     if len(rows) > limit:
         return rows[:limit], str(rows[limit - 1]["id"])
-    edge = tx.one(_edge(work.table), account=account, before=bound, skip=SCAN - 1)
+    edge = tx.one(_edge(work), account=account, before=bound, skip=SCAN - 1)
     return rows, None if edge is None else str(edge[0])
 
 
 @cache
-def _chunk(table: str) -> Statement:
+def _chunk(work: DeadWork) -> Statement:
     return sql(f"""
-SELECT w.id FROM (SELECT id, lane, last_error FROM {table}
-  WHERE account = :account AND status = 'dead' AND id > :after AND id <= :upto
+SELECT w.id FROM (SELECT id, lane, last_error FROM {work.table}
+  WHERE account = :account AND {work.dead} AND id > :after AND id <= :upto
   ORDER BY id LIMIT :scan) w WHERE {_FITS} ORDER BY w.id LIMIT :limit
 """)  # noqa: S608
 
 
 @cache
-def _far_edge(table: str) -> Statement:
+def _far_edge(work: DeadWork) -> Statement:
     return sql(f"""
-SELECT id FROM {table} WHERE account = :account AND status = 'dead' AND id > :after AND id <= :upto
+SELECT id FROM {work.table} WHERE account = :account AND {work.dead} AND id > :after AND id <= :upto
 ORDER BY id LIMIT 1 OFFSET :skip
 """)  # noqa: S608
 
@@ -140,7 +141,7 @@ def chunk(
 ) -> tuple[list[str], str | None]:
     """Ids of the next `limit` dead rows, oldest first; and after which id to go on, if at all."""
     rows = tx.rows(
-        _chunk(work.table),
+        _chunk(work),
         account=account,
         after=after,
         upto=upto,
@@ -151,7 +152,7 @@ def chunk(
     ids = [id_ for (id_,) in rows]
     if len(ids) == limit:
         return ids, ids[-1]
-    edge = tx.one(_far_edge(work.table), account=account, after=after, upto=upto, skip=SCAN - 1)
+    edge = tx.one(_far_edge(work), account=account, after=after, upto=upto, skip=SCAN - 1)
     return ids, None if edge is None else str(edge[0])
 
 
@@ -160,7 +161,8 @@ def _one(work: DeadWork) -> Statement:
     return sql(f"""
 SELECT w.id, w.lane, w.attempts, w.last_error, w.created_at, w.{work.ended} AS died_at,
   {work.title} AS title, {work.about} AS about
-FROM {work.table} w {work.join} WHERE w.id = :id AND w.account = :account AND w.status = 'dead'
+FROM (SELECT * FROM {work.table} WHERE id = :id AND account = :account AND {work.dead}) w
+{work.join}
 """)  # noqa: S608
 
 
@@ -170,27 +172,27 @@ def one(tx: Tx, work: DeadWork, account: str, id_: str) -> dict[str, Any] | None
 
 
 @cache
-def _newest(table: str) -> Statement:
+def _newest(work: DeadWork) -> Statement:
     return sql(f"""
-SELECT max(id) FROM {table} WHERE account = :account AND status = 'dead'
+SELECT max(id) FROM {work.table} WHERE account = :account AND {work.dead}
 """)  # noqa: S608
 
 
 def newest(tx: Tx, work: DeadWork, account: str) -> str | None:
     """The highest id of a dead row: what dies again while others are moved is above it or new."""
-    row = tx.one(_newest(work.table), account=account)
+    row = tx.one(_newest(work), account=account)
     return None if row is None else row[0]
 
 
 @cache
-def _count(table: str) -> Statement:
+def _count(work: DeadWork) -> Statement:
     return sql(f"""
-SELECT count(*) FROM (SELECT 1 FROM {table} WHERE account = :account AND status = 'dead'
+SELECT count(*) FROM (SELECT 1 FROM {work.table} WHERE account = :account AND {work.dead}
                       LIMIT :most) n
 """)  # noqa: S608
 
 
 def count(tx: Tx, work: DeadWork, account: str) -> tuple[int, bool]:
     """How many there are, counted up to `MOST_COUNTED`; and whether there are more."""
-    ((n,),) = tx.rows(_count(work.table), account=account, most=MOST_COUNTED + 1)
+    ((n,),) = tx.rows(_count(work), account=account, most=MOST_COUNTED + 1)
     return min(n, MOST_COUNTED), n > MOST_COUNTED

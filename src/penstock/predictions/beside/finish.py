@@ -20,7 +20,7 @@ from penstock.predictions.mapping import Match
 from penstock.predictions.output import ERROR_COLUMNS, ParquetWriter, error_lines
 from penstock.predictions.pipeline import Counts, Job
 from penstock.predictions.refusal import Unusable
-from penstock.predictions.report import Facts, render
+from penstock.predictions.report import Facts, named_as_reason, render
 from penstock.predictions.sniff import Note
 from penstock.predictions.specs import ChunkAt, FinishSpec, JobSpec, part_key
 from penstock.storage.objects import Objects
@@ -135,6 +135,9 @@ def _summary(job: Job, counts: Counts, told: tuple[Note, ...]) -> dict[str, Any]
         ]
     return {
         "risk": {"high": high, "medium": medium, "low": low},
+        "risk_from": {"medium": job.model.risk.medium, "high": job.model.risk.high},
+        "spread": counts.spread.tolist(),
+        "reasons": _reasons(job, counts),
         "mean_probability": round(counts.probability / counts.rows, 6) if counts.rows else None,
         "blank_rows": counts.blank,
         "errors": [
@@ -144,3 +147,14 @@ def _summary(job: Job, counts: Counts, told: tuple[Note, ...]) -> dict[str, Any]
         "notes": [{"code": note.code, "message": note.message} for note in told],
         "drift": shifts,
     }
+
+
+def _reasons(job: Job, counts: Counts) -> list[dict[str, Any]]:
+    """How often each column is a reason, the most frequent first."""
+    raising, lowering = named_as_reason(job, counts)
+    found = [
+        {"column": feature.column.name, "raises": int(up), "lowers": int(down)}
+        for feature, up, down in zip(job.model.features, raising, lowering, strict=True)
+        if up or down
+    ]
+    return sorted(found, key=lambda each: (-each["raises"] - each["lowers"], each["column"]))

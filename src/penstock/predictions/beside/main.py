@@ -48,7 +48,7 @@ def _answer(function: str, args: tuple[Any, ...]) -> tuple[str, Any]:
         found = getattr(importlib.import_module(f"penstock.predictions.beside.{module}"), name)
         return "value", found(*args)
     except Question as exc:
-        return "question", (exc.code, exc.message, exc.option)
+        return "question", (exc.code, exc.message, exc.option, exc.answers)
     except Unusable as exc:
         return "unusable", (exc.code, exc.message)
     except MissingExtra as exc:

@@ -1,4 +1,4 @@
-"""Lanes paused by hand; indexes on dead rows of jobs and shipments, as deliveries have one."""
+"""Lanes paused by hand; indexes on dead rows of all kinds of work, as deliveries have one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-_TABLES = ("jobs", "shipments")
+_GAVE_UP = "status = 'FAILED' AND error_code = 'internal_error'"
+_DEAD = {
+    "jobs": "status = 'dead'",
+    "shipments": "status = 'dead'",
+    "predictions": _GAVE_UP,
+    "model_versions": _GAVE_UP,
+}
 
 
 def upgrade() -> None:
@@ -18,14 +24,14 @@ def upgrade() -> None:
         "lanes",
         sa.Column("paused_by_hand", sa.Boolean, nullable=False, server_default=sa.text("FALSE")),
     )
-    dead = sa.text("status = 'dead'")
-    for table in _TABLES:
+    for table, condition in _DEAD.items():
+        dead = sa.text(condition)
         op.create_index(
             f"{table}_dead", table, ["account", "id"], postgresql_where=dead, sqlite_where=dead
         )
 
 
 def downgrade() -> None:
-    for table in _TABLES:
+    for table in _DEAD:
         op.drop_index(f"{table}_dead", table)
     op.drop_column("lanes", "paused_by_hand")
