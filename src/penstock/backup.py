@@ -174,21 +174,24 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
     home, root = settings.data_dir, make_objects(settings).root
-    there = [each for each in _parts(home, root) if each.exists()]
-    if there and not replace:
+    there = [each for each in _files(home) if each.exists()]
+    objects = list(root.iterdir()) if root.is_dir() else []
+    if (there or objects) and not replace:
         raise BackupRefused(
-            f"{there[0]} is there already: choose an empty folder with --data, or say --replace"
-            " to put aside what is there"
+            f"{[*there, *objects][0]} is there already: choose an empty folder with --data, or"
+            " say --replace to put aside what is there"
         )
     staging = home / f".restore-{secrets.token_hex(4)}"
     staging.mkdir(mode=0o700)
     try:
         manifest = _unpack(path, staging)
         _check(staging, manifest)
-        aside = _put_aside(there, home) if there else None
+        aside = _put_aside(there, objects, home) if there or objects else None
         if (staging / _OBJECTS).is_dir():
-            root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.move(staging / _OBJECTS, root)
+            # What is in it is moved, not the folder: that may be the root of another disk.
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for each in (staging / _OBJECTS).iterdir():
+                shutil.move(each, root / each.name)
         if (staging / _SECRET).exists():
             (staging / _SECRET).replace(home / _SECRET)
         # Last: with it the folder is one that a server can start on.
@@ -207,17 +210,21 @@ def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
     )
 
 
-def _parts(home: Path, root: Path) -> list[Path]:
+def _files(home: Path) -> list[Path]:
     database = home / _DATABASE
     beside = [database.with_name(database.name + end) for end in ("-wal", "-shm")]
-    return [database, *beside, home / _SECRET, root]
+    return [database, *beside, home / _SECRET]
 
 
-def _put_aside(there: list[Path], home: Path) -> Path:
+def _put_aside(files: list[Path], objects: list[Path], home: Path) -> Path:
     aside = home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     aside.mkdir(mode=0o700)
-    for each in there:
+    for each in files:
         shutil.move(each, aside / each.name)
+    if objects:
+        (aside / _OBJECTS).mkdir(mode=0o700)
+    for each in objects:
+        shutil.move(each, aside / _OBJECTS / each.name)
     return aside
 
 

@@ -83,6 +83,7 @@ VALUES = {
     "log_format": ("console", "console"),
     "url": ("https://penstock.example/", "https://penstock.example"),
     "key": ("psk_x", "psk_x"),
+    "profile": ("eu", "eu"),
 }
 CARRIERS = ("ups_", "usps_", "fedex_", "dhl_", "royal_mail_")
 SHOW = """
