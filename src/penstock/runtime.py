@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
-from penstock.errors import SettingsError, StorageError
+from penstock.errors import SchemaNewer, SettingsError, StorageError
 from penstock.settings import Settings, load_secret_keys
 from penstock.storage import Database, doomed, retention
 from penstock.storage.lock import lock_of
@@ -32,6 +32,7 @@ from penstock.telemetry import (
     CIRCUIT_HALF_OPENED,
     CIRCUIT_OPENED,
     MIGRATION_APPLIED,
+    SCHEMA_NEWER,
     log,
 )
 from penstock.wiring import (
@@ -127,13 +128,24 @@ def _upgrade(
     return before, head
 
 
-def check_migrated(settings: Settings) -> None:
-    """SettingsError unless the database has the tables of this version. Blocks."""
+def check_migrated(settings: Settings, *, or_newer: bool = False) -> None:
+    """SettingsError unless the database has the tables of this version. Blocks.
+
+    With `or_newer`, those of a version that this one does not know will do: a migration only adds,
+    so that the version before works on, and can be gone back to.
+    """
     from penstock.storage import migrate as schema
 
     url = settings.database_url
     target = settings.sqlite_path if url is None else url.get_secret_value()
-    found, head = schema.current(target), schema.head()
+    head = schema.head()
+    try:
+        found = schema.current(target)
+    except SchemaNewer as exc:
+        if not or_newer:
+            raise
+        log(SCHEMA_NEWER, known=head, error=str(exc))
+        return
     if found != head:
         raise SettingsError(
             f"the database is at schema {found or 'none'}, this version needs {head}:"
