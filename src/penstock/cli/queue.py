@@ -9,8 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from penstock.cli.keys import JsonOption
-from penstock.cli.output import document, fail, say
+from penstock.cli.output import JsonOption, document, fail, say
 from penstock.settings import Settings, load_settings
 from penstock.work.wakeups import WakeupsUnavailable
 from penstock.work.wakeups.sqs_queues import (
