@@ -83,6 +83,25 @@ Delimiter = Annotated[str, StringConstraints(min_length=1, max_length=1), _CLEAN
 HeaderRow = Annotated[int, Field(ge=1, le=20, description="As a spreadsheet numbers rows.")]
 
 
+class SignedIn(BaseModel):
+    """A file that is to be sent past the server."""
+
+    model_config = _STRICT
+
+    size: Annotated[int, Field(ge=1, description="In bytes, of what is sent.")]
+    sha256: Annotated[
+        str,
+        StringConstraints(pattern=r"^[0-9a-f]{64}$"),
+        Field(description="Of the same, in hexadecimal digits: no other content is taken."),
+    ]
+    filename: Annotated[
+        str | None,
+        StringConstraints(max_length=255),
+        _CLEAN,
+        Field(description="With `.gz` at its end it is unpacked.", examples=["customers.csv"]),
+    ] = None
+
+
 class UploadPatch(BaseModel):
     """How to read an upload: the answer to its question. Null takes an answer back."""
 
