@@ -139,6 +139,9 @@ async def test_what_was_announced_and_cannot_be_used(api: Api, s3: S3Server) -> 
     assert (await api.call("POST", "/v1/uploads/upl_none/confirm")).code == "not_found"
 
     image = b"\x89PNG\r\n\x1a\n" + bytes(100)
+    for name in (None, "a\x00b"):
+        status = 201 if name is None else 422
+        assert (await announce(image, filename=name)).status == status
     told = (await announce(image, filename="image.csv")).json
     assert await put(told["url"], image, told["headers"]) == 200
     refused = await api.call("POST", f"/v1/uploads/{told['upload_id']}/confirm")

@@ -49,6 +49,7 @@ def _free(name: str) -> str:
 
 _CLEAN: Final = AfterValidator(_without_nul)
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64), _CLEAN]
+FileName = Annotated[str, StringConstraints(max_length=255), _CLEAN]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256), _CLEAN]
 LabelValue = Annotated[str, StringConstraints(min_length=1, max_length=256), _CLEAN]
 LabelValues = Annotated[
@@ -95,9 +96,7 @@ class SignedIn(BaseModel):
         Field(description="Of the same, in hexadecimal digits: no other content is taken."),
     ]
     filename: Annotated[
-        str | None,
-        StringConstraints(max_length=255),
-        _CLEAN,
+        FileName | None,
         Field(description="With `.gz` at its end it is unpacked.", examples=["customers.csv"]),
     ] = None
 
