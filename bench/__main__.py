@@ -19,6 +19,7 @@ NAMES = (
     "dispatch",
     "score",
     "churn_quality",
+    "console",
 )
 
 
