@@ -1,0 +1,81 @@
+"""Every page at both widths and in both schemes: nothing overflows, axe-core finds nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from support.chromium import MARKUP, PATIENCE, Visitor, axe
+
+Visit = Callable[..., Visitor]
+
+SIZES = {"narrow": {"width": 360, "height": 740}, "wide": {"width": 1440, "height": 900}}
+
+
+@pytest.fixture(scope="module")
+def pages(call: Callable[..., Any], receiver: str) -> list[str]:
+    """Their addresses, once there is something on each."""
+    new = {"target": f"{receiver}/no", "event_types": ["page.*"], "on_permanent": "dead"}
+    bad = call("POST", "/v1/endpoints", new | {"description": MARKUP})["endpoint_id"]
+    call("POST", "/v1/endpoints", {"target": f"{receiver}/ok", "event_types": ["page.*"]})
+    call("POST", "/v1/endpoints", {"kind": "email", "target": "ann@example.com"})
+    payload = {"note": MARKUP, "long": "x" * 300}
+    event = call("POST", "/v1/events", {"event_type": "page.sent", "payload": payload})["event_id"]
+    lane = f"/lane?id=delivery:{bad}"
+    hold = {"state": "open", "for": "1h", "reason": MARKUP}
+    parcel = {"carrier": "sandbox", "tracking_number": "SBXDELIVERED21", "label": MARKUP}
+    shipment = call("POST", "/v1/shipments", parcel)["shipment_id"]
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = call("GET", f"/v1/events/{event}")
+        if found["open_deliveries"] == 0 and call("GET", f"/v1/shipments/{shipment}")["scans"]:
+            break
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    call("POST", f"/v1/lanes/delivery:{bad}/circuit", hold)
+    waiting = call("POST", "/v1/events", {"event_type": "page.waits", "payload": {}})["event_id"]
+    return [
+        "/", "/?range=24h", "/events", "/events?status=failed", f"/events/{event}",
+        f"/events/{waiting}", "/events/new", "/endpoints", "/endpoints/new",
+        f"/endpoints/{bad}", f"/endpoints/{bad}/change", "/outbox", "/shipments",
+        f"/shipments/{shipment}", "/imports", "/jobs", "/lanes", lane, "/dead",
+        "/dead?kind=delivery", "/dead-all?kind=delivery", "/keys", "/events/evt_unknown",
+    ]  # fmt: skip
+
+
+# Colours do not depend on the width, nor does the layout on the colours.
+@pytest.mark.parametrize(("size", "scheme"), [("narrow", "light"), ("wide", "dark")])
+def test_every_page_fits_and_can_be_read_by_everybody(
+    visit: Visit, pages: list[str], size: str, scheme: str
+) -> None:
+    source = axe()
+    person = visit(viewport=SIZES[size], color_scheme=scheme)
+    found = {}
+    for path in pages:
+        person.page.goto(path)
+        assert person.page.locator("main h1").count() == 1, path
+        too_wide = person.page.evaluate(
+            "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert too_wide <= 0, (path, too_wide)
+        if wrong := _wrong(person, source):
+            found[path] = wrong
+    person.press("Sign out")
+    if wrong := _wrong(person, source):
+        found["/sign-in"] = wrong
+    assert found == {}
+
+
+def _wrong(person: Visitor, source: str) -> list[str]:
+    person.page.evaluate(source)
+    violations = person.page.evaluate(
+        "async () => (await axe.run({resultTypes: ['violations']})).violations"
+    )
+    return [
+        f"{each['id']} ({each['impact']}): {each['nodes'][0]['html']}"
+        for each in violations
+        if each["impact"] in ("serious", "critical", "moderate")
+    ]
