@@ -21,6 +21,7 @@ NAMES = (
     "score",
     "churn_quality",
     "cold_start",
+    "console",
 )
 
 

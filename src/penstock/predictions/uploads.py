@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock.errors import Conflict, NotFound
-from penstock.ids import new_id
+from penstock.ids import HIGHEST, new_id
 from penstock.predictions.specs import FileSpec, JsonObject
 from penstock.storage import Tx, sql
 from penstock.storage.doomed import doom
@@ -35,7 +35,7 @@ SELECT folder, status, filename, size, sha256 FROM uploads
 WHERE id = :id AND account = :account AND sha256 <> ''
 """)
 _PAGE = sql(f"""
-{_COLUMNS} WHERE account = :account AND status = 'ready' AND (:before = '' OR id < :before)
+{_COLUMNS} WHERE account = :account AND status = 'ready' AND id < :before
 ORDER BY id DESC LIMIT :limit
 """)
 _ANSWER = sql("""
@@ -179,7 +179,7 @@ def get(tx: Tx, account: str, upload_id: str) -> Upload:
 
 def page(tx: Tx, account: str, before: str | None, limit: int) -> list[Upload]:
     """Up to `limit` uploads, newest first, below the id `before`."""
-    rows = tx.dicts(_PAGE, account=account, before=before or "", limit=limit)
+    rows = tx.dicts(_PAGE, account=account, before=before or HIGHEST, limit=limit)
     return [_upload(row) for row in rows]
 
 
