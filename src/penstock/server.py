@@ -90,7 +90,7 @@ async def up(
         await asyncio.to_thread(migrate, settings)
     else:
         _among_others(settings, "api")
-        await asyncio.to_thread(check_migrated, settings)
+        await asyncio.to_thread(check_migrated, settings, or_newer=True)
     async with (
         _metrics_sent(settings),
         open_runtime(settings, app=app, app_path=app_path, listen=working) as runtime,
@@ -139,7 +139,7 @@ async def work(settings: Settings, *, app_path: str | None = None) -> int:
     if settings.database_url is None:
         await asyncio.to_thread(migrate, settings)
     else:
-        await asyncio.to_thread(check_migrated, settings)
+        await asyncio.to_thread(check_migrated, settings, or_newer=True)
     async with (
         _metrics_sent(settings),
         open_runtime(settings, app=app, app_path=app_path) as runtime,
@@ -165,7 +165,7 @@ async def schedule(settings: Settings, *, app_path: str | None = None) -> int:
     configure_logging(settings.log_level, settings.log_format)
     _among_others(settings, "scheduler")
     app = load_app(app_path)
-    await asyncio.to_thread(check_migrated, settings)
+    await asyncio.to_thread(check_migrated, settings, or_newer=True)
     async with open_runtime(settings, app=app, app_path=app_path, listen=False) as runtime:
         stopping = _signals()
         began = runtime.clock.monotonic()

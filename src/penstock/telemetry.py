@@ -76,6 +76,12 @@ MIGRATION_APPLIED: Final = _event(
     "The database's tables were brought to this version.",
     *("from_revision", "to_revision", "backup", "seconds"),
 )
+SCHEMA_NEWER: Final = _event(
+    "schema_newer",
+    "warning",
+    "The tables are those of a later version, as after a rollback; they are used as they are.",
+    *("known", "error"),
+)
 STORAGE_FULL: Final = _event(
     "storage_full",
     "error",

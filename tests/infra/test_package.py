@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -173,3 +176,59 @@ def test_packages_hold_the_versions_that_were_tested(package: ModuleType) -> Non
         assert f"lambda-{name}" in groups
         # Numbers are crunched elsewhere; these alone would fill a package.
         assert not packed.keys() & {"numpy", "pyarrow", "lightgbm", "uvicorn", "typer"}
+
+
+# What functions load, step by step: all of them, those that migrate, that work, that answer.
+LOADED = """
+import asyncio, json, sys
+from penstock.aws import lambda_handlers
+from penstock.runtime import migrate, open_runtime
+from penstock.settings import load_settings
+from penstock.storage import postgres
+from penstock.work.wakeups import sqs
+
+steps = []
+
+def step():
+    before = {name for names in steps for name in names}
+    steps.append(sorted({name.partition(".")[0] for name in sys.modules} - before))
+
+async def main():
+    settings = load_settings(services=["events", "tracking"])
+    step()
+    migrate(settings)
+    step()
+    async with open_runtime(settings, isolate=False, listen=False) as runtime:
+        step()
+        import mangum
+        runtime.http()
+        step()
+    print(json.dumps(steps))
+
+asyncio.run(main())
+"""
+# Used if they are there; nothing lacks without.
+AT_WILL = {"greenlet", "orjson", "pygments", "rich", "simplejson", "uvloop"}
+
+
+def test_what_a_function_loads_is_in_its_package(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    owners = packages_distributions()
+    every, migrating, working, answering = json.loads(done.stdout)
+    loads = {
+        "migrate": every + migrating,
+        "worker": every + working,
+        "api": every + working + answering,
+    }
+    for name, modules in loads.items():
+        loaded = {canonical(each) for module in modules for each in owners.get(module, ())}
+        lock = (ROOT / "requirements" / f"lambda-{name}.lock").read_text()
+        packed = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+        assert len(loaded) > 5
+        assert loaded - packed - AT_WILL - {"penstock"} == set(), name
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

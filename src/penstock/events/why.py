@@ -76,8 +76,8 @@ def _at_the_gate(gate: Gate, now: int) -> tuple[str, str]:
             )
         return (
             "circuit_open",
-            "The endpoint failed repeatedly, or somebody holds its circuit open; nothing is sent to"
-            f" it before {until}, then one delivery goes ahead as a probe.",
+            f"The endpoint's circuit is open: nothing is sent to it before {until}, "
+            "then one delivery goes ahead as a probe.",
         )
     if gate.circuit != "closed" and gate.held > 0:
         return "circuit_probing", "Another delivery is being sent to see if the endpoint is back."
