@@ -19,6 +19,7 @@ from support.node import packages
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 30.0  # seconds, on a busy machine
+SIZES = {"narrow": {"width": 360, "height": 740}, "wide": {"width": 1440, "height": 900}}
 MARKUP = '<img src=x onerror="document.title=1"><b>bold</b>'
 
 
@@ -106,6 +107,19 @@ class Visitor:
     def close(self) -> None:
         self.context.close()
         assert self.complaints == []
+
+
+def wrong_with(person: Visitor, source: str) -> list[str]:
+    """What axe-core, whose source is given, finds on the page."""
+    person.page.evaluate(source)
+    violations = person.page.evaluate(
+        "async () => (await axe.run({resultTypes: ['violations']})).violations"
+    )
+    return [
+        f"{each['id']} ({each['impact']}): {each['nodes'][0]['html']}"
+        for each in violations
+        if each["impact"] in ("serious", "critical", "moderate")
+    ]
 
 
 @contextmanager
