@@ -30,6 +30,7 @@ from penstock.runtime import check_migrated, make_data_dir, make_database
 from penstock.settings import Settings
 from penstock.storage import doomed, migrate, sqlite
 from penstock.storage.lock import lock_of
+from penstock.storage.objects import Folder
 from penstock.wiring import make_objects
 
 FORMAT: Final = "penstock backup 1"
@@ -103,7 +104,8 @@ def _write(settings: Settings, path: Path) -> Made:
     try:
         sqlite.backup(settings.sqlite_path, copy)
         _forget_holds(copy)
-        found = _objects(make_objects(settings).root)
+        root = _folder(settings)
+        found = [] if root is None else _objects(root)
         key = settings.data_dir / _SECRET
         holds_key = key.is_file() and not settings.secret_key
         manifest = {
@@ -145,6 +147,12 @@ def _forget_holds(copy: Path) -> None:
         connection.execute("PRAGMA journal_mode=DELETE")  # one file, whole
 
 
+def _folder(settings: Settings) -> Path | None:
+    """Where objects are, unless that is a bucket: what is in one stays there."""
+    objects = make_objects(settings)
+    return objects.root if isinstance(objects, Folder) else None
+
+
 def _objects(root: Path) -> list[tuple[str, Path]]:
     found = []
     for folder, _, files in os.walk(root):
@@ -173,9 +181,9 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
-    home, root = settings.data_dir, make_objects(settings).root
+    home, root = settings.data_dir, _folder(settings)
     there = [each for each in _files(home) if each.exists()]
-    objects = list(root.iterdir()) if root.is_dir() else []
+    objects = list(root.iterdir()) if root is not None and root.is_dir() else []
     if (there or objects) and not replace:
         raise BackupRefused(
             f"{[*there, *objects][0]} is there already: choose an empty folder with --data, or"
@@ -186,8 +194,13 @@ def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
     try:
         manifest = _unpack(path, staging)
         _check(staging, manifest)
+        if root is None and manifest["objects"]:
+            raise BackupRefused(
+                f"{path} holds objects, and PENSTOCK_OBJECTS is a bucket: restore it without that"
+                " setting, or copy the objects of the archive into the bucket yourself"
+            )
         aside = _put_aside(there, objects, home) if there or objects else None
-        if (staging / _OBJECTS).is_dir():
+        if root is not None and (staging / _OBJECTS).is_dir():
             # What is in it is moved, not the folder: that may be the root of another disk.
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for each in (staging / _OBJECTS).iterdir():

@@ -193,3 +193,19 @@ def test_a_backup_that_cannot_be_written_leaves_nothing(archive: Path, tmp_path:
 
     assert ran.code != 0
     assert not (tmp_path / "none").exists()
+
+
+def test_objects_in_a_bucket_stay_there(archive: Path, tmp_path: Path) -> None:
+    elsewhere = {"PENSTOCK_OBJECTS": "s3://some-bucket"}
+    small, data = tmp_path / "small.tar", tmp_path / "second"
+
+    made = cli("backup", str(small), "--json", data=tmp_path / "first", env=elsewhere)
+    refused = cli("restore", str(archive), data=data, env=elsewhere)
+    restored = cli("restore", str(small), "--json", data=data, env=elsewhere)
+
+    assert (made.code, made.document["objects"]) == (0, 0)
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "PENSTOCK_OBJECTS is a bucket" in refused.stderr
+    assert restored.code == 0, restored
+    assert _names(data) == ["first"]
+    assert not (data / "objects").exists()
