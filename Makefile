@@ -7,10 +7,10 @@ UV := uv
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-infra lint format docs bench package image lock clean
+.PHONY: help run test test-infra lint format docs screenshots bench package image lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.run ## start everything and show it at work (ARGS="--port 9000")
 	@$(BIN)/penstock demo $(ARGS)
@@ -18,7 +18,8 @@ run: .venv/.run ## start everything and show it at work (ARGS="--port 9000")
 test: lint ## style, types, layers and every test (ARGS="-k delivery")
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
-test-infra: .venv/.dev .venv/.infra ## apply the Terraform code to an emulator, scan it (minutes)
+test-infra: .venv/.dev .venv/.infra ## Terraform on an emulator, scanned; the packages started (minutes)
+	@! command -v $(LAMBDA_PYTHON) > /dev/null || $(MAKE) --no-print-directory package .venv/.lambda
 	@PENSTOCK_TEST_TOOLS=.venv/infra/bin $(BIN)/python -m pytest -q tests/infra $(ARGS)
 
 lint: .venv/.dev ## style, types and layers alone
@@ -33,6 +34,9 @@ format: .venv/.dev ## rewrite the code in the common style
 
 docs: .venv/.dev ## write the generated parts of docs/reference anew
 	@$(BIN)/python docs/generate.py
+
+screenshots: .venv/.dev ## take the pictures of docs/images anew (needs Chromium)
+	@$(BIN)/python docs/screenshots.py
 
 bench: .venv/.dev ## measure the figures of docs/performance.md
 	@$(BIN)/python -m bench $(ARGS)
@@ -73,7 +77,7 @@ lock: ## resolve the dependencies anew (needs uv)
 		--no-annotate --output-file requirements/image.lock
 	@$(RESOLVE) --universal --no-annotate --python-version 3.11 --group infra \
 		--output-file requirements/infra.lock
-	@for set in api worker migrate; do $(COMPILE_LAMBDA) --group lambda-$$set \
+	@for set in api worker migrate runtime; do $(COMPILE_LAMBDA) --group lambda-$$set \
 		--output-file requirements/lambda-$$set.lock || exit 1; done
 
 clean: ## remove the virtual environment and what tools left behind
@@ -98,6 +102,13 @@ clean: ## remove the virtual environment and what tools left behind
 	@$(BIN)/python -m venv --clear .venv/infra
 	@.venv/infra/bin/python -m pip --disable-pip-version-check --quiet install \
 		--require-hashes -r requirements/infra.lock
+	@touch $@
+
+# What Lambda itself has beside a package: its Python, and the client of its Runtime API.
+.venv/.lambda: requirements/lambda-runtime.lock | $(BIN)/python
+	@$(LAMBDA_PYTHON) -m venv --clear .venv/lambda
+	@.venv/lambda/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes -r requirements/lambda-runtime.lock
 	@touch $@
 
 $(BIN)/python:

@@ -12,6 +12,7 @@ NAMES = (
     "accept",
     "deliver",
     "claims",
+    "sqs",
     "backlog",
     "idle",
     "replay",
@@ -19,6 +20,8 @@ NAMES = (
     "dispatch",
     "score",
     "churn_quality",
+    "cold_start",
+    "console",
 )
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +59,14 @@ def tree_cpu(pid: int) -> float:
 
 
 @contextmanager
-def penstock(data: Path, *, module: str = "penstock") -> Iterator[Process]:
-    """``penstock up`` with its defaults, on any free port."""
-    with _started(["-m", module, "up", "--data", str(data), "--port", "0"]) as process:
+def penstock(
+    data: Path, *, module: str = "penstock", env: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """``penstock up`` with its defaults, on any free port; `env` are settings."""
+    arguments = ["-m", module, "up", "--data", str(data), "--port", "0"]
+    with _started(arguments, env=environment() | dict(env or {})) as process:
         run_file = data / "run.json"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("penstock did not start")
@@ -86,14 +89,18 @@ def module(name: str) -> Iterator[Process]:
         yield Process(process.pid, url)
 
 
+def environment() -> dict[str, str]:
+    """This process's environment without settings of Penstock's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
+    return kept | {"PENSTOCK_LOG_LEVEL": "warning"}
+
+
 @contextmanager
 def _started(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
     process: subprocess.Popen[bytes] = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env=kept | {"PENSTOCK_LOG_LEVEL": "warning"},
-        **({"stdout": subprocess.DEVNULL} | options),
+        **({"stdout": subprocess.DEVNULL, "env": environment()} | options),
     )
     try:
         yield process

@@ -30,6 +30,7 @@ from penstock.runtime import check_migrated, make_data_dir, make_database
 from penstock.settings import Settings
 from penstock.storage import doomed, migrate, sqlite
 from penstock.storage.lock import lock_of
+from penstock.storage.objects import Folder
 from penstock.wiring import make_objects
 
 FORMAT: Final = "penstock backup 1"
@@ -39,12 +40,16 @@ _DATABASE, _SECRET, _OBJECTS, _MANIFEST = "penstock.db", "secret.key", "objects"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An archive. `secret_key`: whether it holds the key that opens the secrets in it."""
+    """An archive. `secret_key`: whether it holds the key that opens the secrets in it.
+
+    `bucket`: whether the objects are elsewhere, and not in it.
+    """
 
     path: Path
     size: int
     objects: int
     secret_key: bool
+    bucket: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ def _write(settings: Settings, path: Path) -> Made:
     try:
         sqlite.backup(settings.sqlite_path, copy)
         _forget_holds(copy)
-        found = _objects(make_objects(settings).root)
+        root = _root(settings)
+        found = [] if root is None else _objects(root)
         key = settings.data_dir / _SECRET
         holds_key = key.is_file() and not settings.secret_key
         manifest = {
@@ -113,6 +119,7 @@ def _write(settings: Settings, path: Path) -> Made:
             "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "database_sha256": _sha256(copy),
             "objects": len(found),
+            "bucket": root is None,
             "secret_key": holds_key,
         }
         # Whoever reads it can read what the server knows, and sign in its name.
@@ -135,7 +142,13 @@ def _write(settings: Settings, path: Path) -> Made:
     finally:
         for left in (part, copy, *(copy.with_name(copy.name + end) for end in ("-wal", "-shm"))):
             left.unlink(missing_ok=True)
-    return Made(path, size, len(found), holds_key)
+    return Made(path, size, len(found), holds_key, root is None)
+
+
+def _root(settings: Settings) -> Path | None:
+    """The folder of the objects; None if they are in a bucket, which is no part of an archive."""
+    objects = make_objects(settings)
+    return objects.root if isinstance(objects, Folder) else None
 
 
 def _forget_holds(copy: Path) -> None:
@@ -173,22 +186,30 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
-    home, root = settings.data_dir, make_objects(settings).root
-    there = [each for each in _parts(home, root) if each.exists()]
-    if there and not replace:
+    home, root = settings.data_dir, _root(settings)
+    there = [each for each in _files(home) if each.exists()]
+    objects = list(root.iterdir()) if root is not None and root.is_dir() else []
+    if (there or objects) and not replace:
         raise BackupRefused(
-            f"{there[0]} is there already: choose an empty folder with --data, or say --replace"
-            " to put aside what is there"
+            f"{[*there, *objects][0]} is there already: choose an empty folder with --data, or"
+            " say --replace to put aside what is there"
         )
     staging = home / f".restore-{secrets.token_hex(4)}"
     staging.mkdir(mode=0o700)
     try:
         manifest = _unpack(path, staging)
         _check(staging, manifest)
-        aside = _put_aside(there, home) if there else None
-        if (staging / _OBJECTS).is_dir():
-            root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.move(staging / _OBJECTS, root)
+        if root is None and manifest["objects"]:
+            raise BackupRefused(
+                "PENSTOCK_OBJECTS is a bucket and the archive holds objects: restore them to a"
+                " folder by leaving it out, then copy them into the bucket"
+            )
+        aside = _put_aside(there, objects, home) if there or objects else None
+        if root is not None and (staging / _OBJECTS).is_dir():
+            # What is in it is moved, not the folder: that may be the root of another disk.
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for each in (staging / _OBJECTS).iterdir():
+                shutil.move(each, root / each.name)
         if (staging / _SECRET).exists():
             (staging / _SECRET).replace(home / _SECRET)
         # Last: with it the folder is one that a server can start on.
@@ -207,17 +228,21 @@ def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
     )
 
 
-def _parts(home: Path, root: Path) -> list[Path]:
+def _files(home: Path) -> list[Path]:
     database = home / _DATABASE
     beside = [database.with_name(database.name + end) for end in ("-wal", "-shm")]
-    return [database, *beside, home / _SECRET, root]
+    return [database, *beside, home / _SECRET]
 
 
-def _put_aside(there: list[Path], home: Path) -> Path:
+def _put_aside(files: list[Path], objects: list[Path], home: Path) -> Path:
     aside = home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     aside.mkdir(mode=0o700)
-    for each in there:
+    for each in files:
         shutil.move(each, aside / each.name)
+    if objects:
+        (aside / _OBJECTS).mkdir(mode=0o700)
+    for each in objects:
+        shutil.move(each, aside / _OBJECTS / each.name)
     return aside
 
 

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Final
 
+HIGHEST: Final = "zzzz"  # sorts after every id, by bytes as by the rules of a language
+
 _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 # Two digits at a time: half the steps of the loop that every id goes through.
 _PAIRS: Final = tuple(a + b for a in _DIGITS for b in _DIGITS)

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
-from penstock.errors import SchemaNewer, SettingsError, StorageError
+from penstock.errors import NotFound, SchemaNewer, SettingsError, StorageError, StorageFull
 from penstock.settings import Settings, load_secret_keys
 from penstock.storage import Database, doomed, retention
 from penstock.storage.lock import lock_of
+from penstock.storage.objects import Objects
 from penstock.storage.retention import Rule, batches
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.telemetry import (
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
+OBJECTS_CHECK = 1.5  # seconds; less than readiness has for all checks together
 DEAD_LETTERS_EVERY = 50.0  # seconds: each minute, when each minute is asked what is due
 PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
 # The kinds of work of each service: who has a queue of its own sends them there.
@@ -274,7 +276,11 @@ class Runtime:
     async def ready(self) -> dict[str, str | None]:
         """What readiness depends on beside the database, each with what is wrong, or None."""
         healthy = getattr(self.wakeups, "healthy", True)
-        return {"wakeups": None if healthy else "wake-ups cannot be received or sent"}
+        checks = {"wakeups": None if healthy else "wake-ups cannot be received or sent"}
+        for service in self.services:
+            if service.objects is not None:
+                checks["objects"] = await _objects_failure(service.objects)
+        return checks
 
     def http(self, admin_token: str | None = None) -> FastAPI:
         """The API over these services. `admin_token` may do everything as `default`."""
@@ -393,6 +399,19 @@ async def open_runtime(
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime
+
+
+async def _objects_failure(objects: Objects) -> str | None:
+    try:
+        async with asyncio.timeout(OBJECTS_CHECK):
+            await asyncio.to_thread(objects.check)
+    except StorageFull:
+        return "there is no room for objects"
+    except (StorageError, NotFound):  # no bucket of this name
+        return "objects cannot be read or written"
+    except TimeoutError:
+        return f"no answer in {OBJECTS_CHECK:g} s"
+    return None
 
 
 def _dead_letters(wakeups: Wakeups) -> list[Periodic]:

@@ -121,6 +121,32 @@ def _queue_url(value: object) -> object:
     return value
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class S3Place:
+    """A bucket, and what the names of objects in it begin with."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+def _objects(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    scheme, mark, rest = value.partition("://")
+    if not mark:
+        return Path(value).expanduser()
+    bucket, _, prefix = rest.partition("/")
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    if scheme != "s3" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        raise ValueError("it names no bucket")
+    if not re.fullmatch(r"([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?)?", prefix) or ".." in prefix:
+        raise ValueError("its prefix holds something else than letters, digits and _ . - /")
+    return S3Place(bucket, prefix.rstrip("/"))
+
+
 def _namespace(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", value):
         raise ValueError("not a name of a namespace")
@@ -423,11 +449,17 @@ class Settings(BaseSettings):
     royal_mail_url: BaseUrl | None = _carrier_url("Royal Mail")
     royal_mail_calls_per_second: float | None = _calls_per_second("Royal Mail")
     royal_mail_calls_per_day: int | None = _calls_per_day("Royal Mail")
-    objects: Annotated[Path, AfterValidator(Path.expanduser)] | None = _setting(
+    objects: Annotated[Path | S3Place, BeforeValidator(_objects)] | None = _setting(
         None,
-        "The folder of uploads, results and models; every process needs the same. When absent, "
-        "`objects` in the data folder.",
-        "a folder's path",
+        "Where uploads, results and models are kept: a folder, or a bucket of Amazon S3. Every "
+        "process needs the same. When absent, the folder `objects` in the data folder.",
+        "a folder's path, or a bucket such as s3://bucket/prefix",
+    )
+    s3_endpoint_url: HttpUrl | None = _setting(
+        None,
+        "A server that speaks as Amazon S3 does, such as MinIO. When absent, "
+        "`PENSTOCK_AWS_ENDPOINT_URL`, else S3 itself.",
+        _URL,
     )
     prediction_processes: int | None = _setting(
         None,

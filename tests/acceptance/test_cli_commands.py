@@ -263,9 +263,18 @@ async def test_a_file_is_scored_by_the_server(shell: Shell, tmp_path: Path, serv
     errors = await shell.json("predictions", "errors", id_, "--out", str(tmp_path / "errors.csv"))
     assert errors["bytes"] > 0
     assert await shell.json("predictions", "delete", id_) == {"deleted": id_}
+    # Columns that are called something else are asked for, once.
+    source.write_bytes(template.replace(b"tenure_months", b"wherewithal"))
+    asked = await shell.run("predictions", "create", str(source), "--wait")
+    assert (asked.code, asked.stdout) == (2, "")
+    assert "--map tenure_months=" in asked.stderr
+    told = ("--map", "tenure_months=wherewithal")
+    mapped = await shell.json("predictions", "create", str(source), "--wait", *told)
+    assert mapped["status"] == "COMPLETED"
     source.write_bytes(b"no,such\n1,2\n")
     refused = await shell.run("predictions", "create", str(source), "--wait")
     assert refused.code == 2
+    assert (await shell.run("predictions", "create", str(source), "--map", "x")).code == 2
     assert (await shell.run("predictions", "create", "none.csv")).code == 2
 
 

@@ -16,7 +16,7 @@ from penstock.storage import migrate as schema
 from support.carriers import SECRET, SPOKEN, CarrierServer
 from support.house import database_down, dead_letters, late, moving, pass_time, until
 from support.lambda_account import QUEUES, Account, Gateway, call, key_of, request_of, wake
-from support.lambda_runtime import event_of, map_events
+from support.lambda_runtime import Function, event_of, map_events
 from support.receiver import Receiver, Reply
 from support.sqs_queue import Mischief
 from support.sqs_server import running

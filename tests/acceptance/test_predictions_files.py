@@ -62,6 +62,8 @@ async def each_of(cases: dict[str, Any], check: Callable[[str], Any]) -> None:
 
 async def test_every_file_that_cannot_be_used_is_refused(api: Api, small: str) -> None:
     """At once if it shows in the first 64 KB, else by its prediction; with what to do."""
+    before = {each["upload_id"] for each in (await api.ok("GET", "/v1/uploads"))["items"]}
+    kept: set[str | None] = set()
 
     async def check(name: str) -> None:
         refused: Refused = REFUSED[name]
@@ -79,10 +81,13 @@ async def test_every_file_that_cannot_be_used_is_refused(api: Api, small: str) -
             assert answer.json.get("option") == option
             # What only an answer is missing for is kept, and nothing else.
             assert ("upload_id" in answer.json) == (refused.option is not None)
+        kept.add(answer.json.get("upload_id"))
         assert code == refused.code, said
         assert re.search(refused.says, said), said
 
     await each_of(REFUSED, check)
+    after = await api.ok("GET", "/v1/uploads", query={"limit": "100"})
+    assert {each["upload_id"] for each in after["items"]} - before == kept - {None}
 
 
 async def test_every_file_that_is_odd_and_clear_is_read(api: Api, small: str) -> None:

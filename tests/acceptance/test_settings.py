@@ -30,6 +30,7 @@ VALUES = {
     "wakeups": ("sqs", "sqs"),
     "sqs_events_queue_url": ("http://127.0.0.1:1/1/events", "http://127.0.0.1:1/1/events"),
     "sqs_tracking_queue_url": ("http://127.0.0.1:1/1/tracking", "http://127.0.0.1:1/1/tracking"),
+    "sqs_predictions_queue_url": ("http://127.0.0.1:1/1/scores", "http://127.0.0.1:1/1/scores"),
     "sqs_jobs_queue_url": ("http://127.0.0.1:1/1/jobs", "http://127.0.0.1:1/1/jobs"),
     "services": ("jobs, events", ["jobs", "events"]),
     "secret_key": ("a" * 16 + ", " + "b" * 16, ["a" * 16, "b" * 16]),
@@ -62,6 +63,7 @@ VALUES = {
         if (name == "api_key") == (carrier == "dhl") or not name.startswith(("client", "api"))
     },
     "objects": ("/srv/objects", "/srv/objects"),
+    "s3_endpoint_url": ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
     "prediction_processes": ("3", 3),
     "max_upload": ("10MiB", 10485760),
     "max_rows": ("1000", 1000),
@@ -79,10 +81,13 @@ VALUES = {
     "oidc_audience_claim": ("client_id", "client_id"),
     "rate_limit": ("12.5", 12.5),
     "metrics_public": ("no", False),
+    "metrics": ("emf", "emf"),
+    "metrics_namespace": ("Penstock/staging", "Penstock/staging"),
     "log_level": ("WARNING", "warning"),
     "log_format": ("console", "console"),
     "url": ("https://penstock.example/", "https://penstock.example"),
     "key": ("psk_x", "psk_x"),
+    "profile": ("eu", "eu"),
 }
 CARRIERS = ("ups_", "usps_", "fedex_", "dhl_", "royal_mail_")
 SHOW = """

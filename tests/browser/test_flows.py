@@ -37,7 +37,7 @@ def test_an_event_is_sent_and_watched_until_it_is_delivered(ann: Visitor, receiv
     kind = "seen" if ann.script else "loaded"
     add_endpoint(ann, f"{receiver}/ok", f"{kind}.*")
     send_event(ann, f"{kind}.created", '{"order": 1042}')
-    text = ann.until("Delivered.")
+    text = ann.until("Delivered")
     assert "Attempt 1" in text
     assert "thank you" in text
     assert "1042" in text
@@ -99,7 +99,7 @@ def test_a_circuit_is_opened_and_closed(ann: Visitor, receiver: str) -> None:
     ann.press("Hold")
     ann.until("Held closed")
     ann.page.goto(event)
-    ann.until("Delivered.")
+    ann.until("Delivered")
     ann.page.goto(lane)
     ann.press("Leave it to itself")
     assert "Held closed" not in ann.text

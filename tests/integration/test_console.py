@@ -280,7 +280,7 @@ async def test_an_event_is_sent_and_delivered_and_replayed(
     endpoint = await add_endpoint(browser, f"{receiver}/ok", "order.*, cart.left")
     event_id = await send_event(browser, "order.created", {"order": 1})
     path = f"/events/{event_id}"
-    page = await until(browser, path, lambda page: "Delivered." in page.text)
+    page = await until(browser, path, lambda page: "Status ● delivered" in page.text)
     assert "Attempt 1" in page.text
     assert "thank you" in page.text
     assert f"{receiver}/ok" in page.text
@@ -318,7 +318,7 @@ async def test_an_endpoint_is_tried_switched_and_deleted(browser: Browser, recei
     page = await browser.get(path)
     assert "whsec_" not in page.html
     tried = await browser.send(page, f"{path}/test")
-    await until(browser, tried.path, lambda page: "Delivered." in page.text)
+    await until(browser, tried.path, lambda page: "Status ● delivered" in page.text)
     rotated = await browser.send(page, f"{path}/rotate")
     assert "whsec_" in rotated.html
     assert rotated.headers["Cache-Control"] == "no-store"
@@ -330,7 +330,7 @@ async def test_an_endpoint_is_tried_switched_and_deleted(browser: Browser, recei
     lane = f"/lane?id=delivery:{endpoint}"
     assert "the endpoint is disabled; enable it" in (await browser.get(lane)).text
     await browser.send(disabled, f"{path}/enable")
-    await until(browser, f"/events/{waiting}", lambda page: "Delivered." in page.text)
+    await until(browser, f"/events/{waiting}", lambda page: "Status ● delivered" in page.text)
     gone = await browser.send(await browser.get(path), f"{path}/delete")
     assert "The endpoint was deleted" in gone.text
     assert (await browser.get(path)).status == 404
@@ -348,7 +348,7 @@ async def test_a_lane_is_paused_limited_and_its_circuit_held(
     assert "lane is paused" in page.text
     assert f"delivery:{endpoint}" in (await browser.get("/lanes?stopped=true")).html
     await browser.send(await browser.get("/lanes"), "/lane/resume")
-    await until(browser, f"/events/{event_id}", lambda page: "Delivered." in page.text)
+    await until(browser, f"/events/{event_id}", lambda page: "Status ● delivered" in page.text)
     page = await browser.send(await browser.get(path), "/lane/limit", rate="2.5", max_in_flight="3")
     assert "2.5 a second" in page.text
     assert "0 of 3" in page.text

@@ -421,7 +421,7 @@ async def test_events_are_listed_by_cursor_and_filter(
     await accept(database, acceptor, NewEvent("a", "{}"), account="other")
 
     async def ids(**filters: Any) -> list[str]:
-        found = await database.read(lambda tx: query.page(tx, "default", **filters))
+        found, _ = await database.read(lambda tx: query.page(tx, "default", **filters))
         return [item["event_id"] for item in found]
 
     newest = [event_id for event_id, _ in reversed(made)]

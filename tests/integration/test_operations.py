@@ -457,7 +457,7 @@ async def test_lanes_are_listed_and_read(house: House, api: Api) -> None:
     assert (found["rate"], found["in_flight"], round(found["late"])) == (5.0, 0, 5)
     assert found["log"] == []
     assert (await api.ok("GET", "/v1/lanes/trk:ups:settings"))["title"] == (
-        "ups, with the settings' one"
+        "UPS, by the server's credential"
     )
     slashed = await api.ok("GET", "/v1/lanes/job:default:work:tenant%2F7")
     assert (slashed["waiting"]["count"], slashed["late"]) == (1, 0.0)

@@ -14,11 +14,11 @@ from penstock.storage.doomed import sweep
 from penstock.work import ledger
 from penstock.work.isolate import run_one
 from support.predicting import House
-from support.scoring import starter_csv
+from support.scoring import starter_csv, wide_csv
 
 pytestmark = pytest.mark.anyio
 
-ROWS = 60_000  # three chunks
+ROWS = 11_000  # three chunks
 
 CHUNKS = sql("""
 SELECT number, start_byte, end_byte, first_row, rows_scored, rows_set_aside, sha256
@@ -30,7 +30,7 @@ DOOMED = sql("SELECT prefix FROM doomed_objects ORDER BY prefix")
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    return starter_csv(ROWS)
+    return wide_csv(ROWS)
 
 
 @pytest.fixture

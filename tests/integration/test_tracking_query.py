@@ -33,7 +33,7 @@ async def follow(database: Database, number: str, account: str = "acme", **field
 
 
 async def found(database: Database, account: str = "acme", **filters: Any) -> list[str]:
-    rows = await database.read(lambda tx: query.page(tx, account, CARRIERS, **filters))
+    rows, _ = await database.read(lambda tx: query.page(tx, account, CARRIERS, **filters))
     return [row["tracking_number"] for row in rows]
 
 

@@ -187,8 +187,11 @@ class Site:
 
 
 @asynccontextmanager
-async def site(data: Path, **given: Any) -> AsyncIterator[Site]:
-    """A server with everything in this process; `given` are settings."""
+async def site(data: Path, *, working: bool = True, **given: Any) -> AsyncIterator[Site]:
+    """A server with everything in this process, its worker too if it is `working`.
+
+    `given` are settings.
+    """
     settings = load_settings(data_dir=data, port=0, **given)
     await asyncio.to_thread(migrate, settings)
     async with open_runtime(settings, isolate=False) as runtime:
@@ -198,11 +201,11 @@ async def site(data: Path, **given: Any) -> AsyncIterator[Site]:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:
             await asyncio.sleep(0.01)
-        worker = runtime.start()
+        tasks = [serving, *([runtime.start()] if working else [])]
         try:
             yield Site(f"http://127.0.0.1:{listening.getsockname()[1]}", runtime)
         finally:
             server.should_exit = True
             runtime.stop()
-            await asyncio.gather(worker, serving)
+            await asyncio.gather(*tasks)
             listening.close()

@@ -37,6 +37,11 @@ def starter_csv(rows: int, seed: int = 1) -> bytes:
     return csv_bytes(columns(rows, seed))
 
 
+def wide_csv(rows: int, seed: int = 1) -> bytes:
+    """The same with a long column that nobody needs: 4,000 rows make a chunk, soon scored."""
+    return csv_bytes(columns(rows, seed) | {"note": ["x" * 215] * rows})
+
+
 async def score(api: Api, content: bytes, **query: str) -> dict[str, Any]:
     """Have a CSV scored, which must be accepted."""
     made: dict[str, Any] = await api.ok(

@@ -68,8 +68,10 @@ def _how(question: Question) -> str:
 
 def _told(exc: PenstockError) -> str:
     """The error in a line; of a request that was refused, all that is wrong with it."""
-    from penstock.client import ApiError
+    from penstock.client import ApiError, Unreachable
 
+    if isinstance(exc, Unreachable) and "penstock up" not in str(exc):
+        return f"{exc}; is the address right? `penstock doctor` where it runs may say more"
     if not isinstance(exc, ApiError) or not exc.errors:
         return str(exc)
     faults = (f"{each.pointer or each.parameter}: {each.message}" for each in exc.errors)

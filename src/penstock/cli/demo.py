@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -88,18 +89,20 @@ def _play(server: Client, receiver: Receiver, command: str, data: str) -> None:
     endpoints: dict[str, str] = {}
     sent: dict[str, str] = {}
     shipments: list[str] = []
-    if "events" in running:
-        endpoints = _endpoints(server, receiver)
-        _hold(server, endpoints["away"])
-        sent = {name: _send(server, name) for name in EVENTS}
-    if "tracking" in running:
-        shipments = _shipments(server)
-    prediction = _prediction(server) if "predictions" in running else None
-    if sent:
-        _tell_events(server, receiver, sent, endpoints)
-    if shipments:
-        _tell_shipments(server, shipments)
-    _tell_prediction(server, prediction)
+    with ThreadPoolExecutor(1) as beside:
+        # The first file is looked at by a process that has to start: nothing else waits for it.
+        scoring = beside.submit(_prediction, server) if "predictions" in running else None
+        if "events" in running:
+            endpoints = _endpoints(server, receiver)
+            _hold(server, endpoints["away"])
+            sent = {name: _send(server, name) for name in EVENTS}
+        if "tracking" in running:
+            shipments = _shipments(server)
+        if sent:
+            _tell_events(server, receiver, sent, endpoints)
+        if shipments:
+            _tell_shipments(server, shipments)
+        _tell_prediction(server, None if scoring is None else scoring.result())
     _tell_next(server, command, data, dead=bool(sent))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -11,7 +12,7 @@ import typer
 from penstock.cli.local import bar, day
 from penstock.cli.output import JsonOption, columns, document, fail, fields, note, say, shown_all
 from penstock.cli.remote import LimitOption, listed, with_server
-from penstock.client import Client
+from penstock.client import ApiError, Client, UploadDetail
 from penstock.client.calls import at
 
 app = typer.Typer(
@@ -20,6 +21,8 @@ app = typer.Typer(
 )
 
 PredictionArgument = Annotated[str, typer.Argument(metavar="PREDICTION_ID")]
+SURE: Final = 0.95  # below it a column of the file is asked for
+_UNMAPPED: Final = ("unclear_mapping", "missing_column", "duplicate_column", "unknown_column")
 LONGEST_PAUSE: Final = 2.0  # seconds between looks at how far it is
 
 
@@ -31,8 +34,31 @@ def create(
     model: Annotated[
         str | None, typer.Option(help="A model's id or name; the only one, or the demonstration.")
     ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="MODEL'S=FILE'S",
+            help="Which column of the file (a name, or a number such as #3) is the model's.",
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None, typer.Option(help="A column of the model's that the file may lack.")
+    ] = None,
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="The day from which dates are counted.")
+    ] = None,
+    on_bad_row: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="quarantine sets bad rows aside and scores the others, reject refuses the file.",
+        ),
+    ] = "quarantine",
+    encoding: Annotated[str | None, typer.Option(help="The file's encoding, if asked.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="The delimiter, if asked.")] = None,
+    header_row: Annotated[
+        int | None, typer.Option(help="The row of the column names, if asked.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -41,13 +67,33 @@ def create(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a CSV scored by the server, whose columns are those of the model.
+    """Upload a CSV and have the server score it.
 
-    With --wait it ends with 3 when rows were set aside, with 1 when it failed.
+    With --wait it ends with 3 when rows were set aside, with 1 when it failed. The server remembers
+    what --map says for files with the same header.
     """
-    content = _read(file)
-    made = server.predictions.score(content, model=model, as_of=day("--as-of", as_of))
-    found: dict[str, Any] = server.call("GET", at("predictions", made.prediction_id))
+    mapping, today = dict(map(_pair, map_ or [])), day("--as-of", as_of)
+    upload = server.uploads.create(
+        _read(file), model=model, encoding=encoding, delimiter=delimiter, header_row=header_row
+    )
+    if upload.question is not None:
+        option = upload.question.option.replace("_", "-")
+        fail(f"{upload.question.message} (--{option})", code=2)
+    body: dict[str, Any] = {
+        "upload_id": upload.upload_id,
+        "mapping": mapping,
+        "allow_missing": allow_missing or [],
+        "on_bad_row": on_bad_row,
+    }
+    body |= {"model": model} if model is not None else {}
+    body |= {"as_of": today.isoformat()} if today is not None else {}
+    try:
+        made = server.call("POST", "/v1/predictions", body)
+    except ApiError as exc:
+        if exc.code not in _UNMAPPED:
+            raise
+        fail(f"{exc.detail.partition('. ')[0]}: {_proposals(upload, mapping)}", code=2)
+    found: dict[str, Any] = server.call("GET", at("predictions", made["prediction_id"]))
     if wait or out is not None:
         found = _ended(server, found)
     if out is not None and found["status"] == "COMPLETED":
@@ -144,6 +190,22 @@ def delete(server: Client, prediction_id: PredictionArgument, as_json: JsonOptio
         document({"deleted": prediction_id})
     else:
         say(f"Deleted {prediction_id}.")
+
+
+def _proposals(upload: UploadDetail, mapping: dict[str, str]) -> str:
+    """What to say of the columns that the server is not sure of."""
+    known = upload.mapping.columns if upload.mapping is not None else ()
+    open_ = [each for each in known if each.confidence < SURE and each.model_column not in mapping]
+    pairs = [f"{each.model_column}={each.column or 'COLUMN'}" for each in open_]
+    told = " ".join(f"--map {shlex.quote(pair)}" for pair in pairs)
+    return f"say which column is which, such as {told}" if told else "see --help for --map"
+
+
+def _pair(text: str) -> tuple[str, str]:
+    wanted, equals, name = text.partition("=")
+    if not equals or not wanted or not name:
+        fail(f"--map {text}: it is the model's name, =, and the file's", code=2)
+    return wanted, name
 
 
 def _ended(server: Client, found: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from typing import Annotated, Final, Literal, TypeVar
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
-from penstock.cli.serve import DataOption
+from penstock.cli.panels import CARE
+from penstock.cli.remote import Target, with_target
 from penstock.client import ApiError, Client, Unreachable
 from penstock.durations import seconds
 from penstock.errors import PenstockError
-from penstock.settings import Settings, load_settings
 
 T = TypeVar("T")
 
@@ -79,41 +79,34 @@ class _Report:
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(smoke)
+    cli.command(rich_help_panel=CARE)(smoke)
 
 
+@with_target
 def smoke(
-    url: Annotated[
-        str | None, typer.Option(help="The server; the local one if absent. [PENSTOCK_URL]")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(help="An API key; without one no event is sent. [PENSTOCK_KEY]"),
-    ] = None,
+    target: Target,
     expect_version: Annotated[
         str | None, typer.Option(metavar="VERSION", help="The version that must answer.")
     ] = None,
     within: Annotated[str, typer.Option(help="How long each check may take.")] = "60s",
-    data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a deployment: alive, ready, the right version, an event worked on and fetched.
 
     The event is of a type of its own, goes to an endpoint of its own (the server's own address,
-    which refuses it) and is fetched from the inbox; both are deleted again. Exits with 0 if
-    nothing is wrong, 1 if something is, 4 if nothing answers.
+    which refuses it) and is fetched from the inbox; both are deleted again. Without a key no event
+    is sent. Exits with 0 if nothing is wrong, 1 if something is, 4 if nothing answers.
     """
     try:
         patience = seconds(within)
     except ValueError as exc:
         fail(f"--within: {exc}", code=2)
-    settings = load_settings(data_dir=data, url=url, key=key)
     report = _Report(as_json)
-    with _client(settings, patience) as server:
+    with _client(target, patience) as server:
         if report.run("live", lambda: _live(server, patience)):
             report.run("ready", lambda: _ready(server, patience))
             report.run("version", lambda: _version(server, expect_version, patience))
-            if settings.url is not None and settings.key is None:
+            if target.url is not None and target.key is None:
                 report.run("event", _no_key)
             else:
                 _event(report, server, patience)
@@ -124,12 +117,11 @@ def smoke(
         sys.exit(4 if report.unreachable else 1)
 
 
-def _client(settings: Settings, patience: float) -> Client:
-    key = settings.key.get_secret_value() if settings.url and settings.key else None
+def _client(target: Target, patience: float) -> Client:
     return Client(
-        settings.url,
-        key or (NOBODY if settings.url else None),
-        data_dir=settings.data_dir,
+        target.url,
+        target.key or (NOBODY if target.url else None),
+        data_dir=target.settings.data_dir,
         timeout=min(30.0, patience),
         retries=0,
     )

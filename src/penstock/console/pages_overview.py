@@ -44,7 +44,12 @@ def add(desk: Desk) -> None:
 
 
 def _kind(kind: dict[str, Any], counts: Mapping[str, Any]) -> dict[str, Any]:
-    return kind | {"dead": counts.get(kind["kind"])}
+    dead = counts.get(kind["kind"])
+    busy = any((
+        kind["due"]["count"], kind["later"]["count"], kind["in_flight"], kind["lanes_stopped"],
+        dead is not None and dead["count"],
+    ))  # fmt: skip
+    return kind | {"dead": dead, "busy": busy}
 
 
 def _sum(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from penstock.clock import SECOND, from_iso, to_iso
 
@@ -60,6 +61,18 @@ _STATUSES: Final = {
 }
 
 
+_INSTANT: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
+_LOCAL: Final = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(.*)$")
+# Of what is dead, by kind of work: the page of what it belongs to.
+_PAGES: Final = {
+    "delivery": "/events",
+    "job": "/jobs",
+    "shipment_check": "/shipments",
+    "prediction": "/predictions",
+    "model_training": "/models",
+}
+
+
 def status(word: str) -> Markup:
     """A status: shape, colour and word."""
     kind = _STATUSES.get(word, "idle")
@@ -75,6 +88,35 @@ def ago(instant: int | str | None, now: int) -> Markup:
     at = from_iso(instant) if isinstance(instant, str) else instant
     exact = to_iso(at)
     return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(exact, relative(at - now))
+
+
+def times(text: str, now: int) -> Markup:
+    """A sentence of the API's with its instants to the second, and how far away they are."""
+
+    def instant(found: re.Match[str]) -> str:
+        at = from_iso(found[0])
+        near = f"{found[1]} {found[2]} UTC ({relative(at - now)})"
+        return str(Markup('<time datetime="{0}" title="{0}">{1}</time>').format(found[0], near))
+
+    return Markup(_INSTANT.sub(instant, str(escape(text))))  # noqa: S704 - escaped here
+
+
+def local(text: str) -> str:
+    """A time as a carrier gave it: ``2026-01-31 15:00 -07:00``."""
+    return _LOCAL.sub(r"\1 \2 \3", text).strip()
+
+
+def beside(message: str, status: str) -> str:
+    """What a message says more than the status that it stands beside."""
+    first, _, rest = message.partition(" ")
+    if first.lower().strip(".:") != status or (rest and not first.endswith(":")):
+        return message
+    return rest
+
+
+def about(row: Mapping[str, Any]) -> str:
+    """The page of what a dead row belongs to."""
+    return f"{_PAGES[row['kind']]}/{row['about']}"
 
 
 def relative(difference: int) -> str:
@@ -94,9 +136,14 @@ def lasting(seconds: float | None) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.0f} s" if float(seconds).is_integer() else f"{seconds:.1f} s"
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length or (unit == "min" and seconds >= length):
-            return f"{seconds / length:.0f} {unit}"
+    for unit, length in (("d", 86400), ("h", 3600)):
+        if seconds >= 1.5 * length:
+            exact = seconds / length
+            return (
+                f"{exact:.0f} {unit}"
+                if exact >= 10
+                else f"{exact:.1f}".removesuffix(".0") + f" {unit}"
+            )
     return f"{seconds / 60:.0f} min"
 
 
@@ -138,4 +185,8 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "merged": merged,
     "pretty": pretty,
     "short": short,
+    "times": times,
+    "local": local,
+    "beside": beside,
+    "about": about,
 }

@@ -18,7 +18,7 @@ from penstock.events import ordering, settled, sign
 from penstock.events.accept import DELIVERY
 from penstock.events.matching import Subscriber
 from penstock.events.views import iso
-from penstock.ids import new_id
+from penstock.ids import HIGHEST, new_id
 from penstock.secretbox import SecretBox
 from penstock.storage import Database, Tx, sql
 from penstock.work import lanes
@@ -320,7 +320,7 @@ def page(
 ) -> list[dict[str, Any]]:
     """Up to `limit` endpoints, newest first, below the id `before`."""
     # '~' sorts after every character of an id.
-    rows = tx.dicts(_LIST, account=account, before=before or "~", limit=limit)
+    rows = tx.dicts(_LIST, account=account, before=before or HIGHEST, limit=limit)
     return [_view(row, tx.now(), box) for row in rows]
 
 

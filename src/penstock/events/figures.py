@@ -14,7 +14,7 @@ from penstock.clock import SECOND, to_iso
 from penstock.storage import Tx, sql
 
 SPANS: Final = 60
-SAMPLE: Final = 250  # events looked at in each span
+SAMPLE: Final = 100  # events looked at in each span
 
 _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 

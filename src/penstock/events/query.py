@@ -5,20 +5,20 @@ from __future__ import annotations
 import base64
 import codecs
 import json
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import exists, select
-
 from penstock.errors import NotFound
-from penstock.events import views
+from penstock.events import span, views
 from penstock.events.views import iso
 from penstock.events.why import Waiting, why
-from penstock.storage import Tx, sql
-from penstock.storage.tables import deliveries, events
+from penstock.ids import HIGHEST
+from penstock.storage import Statement, Tx, sql
 from penstock.work import lanes
 
 MOST_DELIVERIES: Final = 100  # shown with one event
 MOST_ATTEMPTS: Final = 20  # shown with one delivery, the latest
+SCAN: Final = 5_000  # events looked through for one page when filters reject most
 
 _EVENT = sql("""
 SELECT e.id, e.event_type, e.status, e.created_at, e.deliver_at, e.delivered_at,
@@ -101,6 +101,40 @@ def detail(tx: Tx, account: str, event_id: str) -> dict[str, Any]:
     }
 
 
+# The events that may fit, by an index: of an endpoint, of a status, of a type, or all of them.
+_DRIVERS: Final = {
+    "endpoint": "SELECT event_id AS id FROM deliveries WHERE endpoint_id = :endpoint"
+    " AND event_id > :above AND event_id < :below ORDER BY event_id DESC",
+    "status": "SELECT id FROM events WHERE account = :account AND status = :status"
+    " AND id > :above AND id < :below ORDER BY id DESC",
+    "type": "SELECT id FROM events WHERE account = :account AND event_type = :event_type"
+    " AND id > :above AND id < :below ORDER BY id DESC",
+    "all": "SELECT id FROM events WHERE account = :account"
+    " AND id > :above AND id < :below ORDER BY id DESC",
+}
+
+
+@cache
+def _page(driver: str) -> Statement:
+    # The order of the tables is said (SQLite keeps to that of a CROSS JOIN): the other way round
+    # every event of the account would be looked at.
+    return sql(f"""
+SELECT e.id, e.event_type, e.status, e.created_at, e.deliver_at, e.delivered_at,
+  e.delivery_attempts, e.open_deliveries, e.dead_deliveries, e.inbox_lease, e.inbox_until_at
+FROM ({_DRIVERS[driver]} LIMIT :scan) c CROSS JOIN events e
+WHERE e.id = c.id AND e.account = :account
+  AND (CAST(:event_type AS TEXT) IS NULL OR e.event_type = :event_type)
+  AND (CAST(:status AS TEXT) IS NULL OR e.status = :status)
+  AND e.created_at >= :since AND e.created_at < :until
+ORDER BY e.id DESC LIMIT :limit
+""")  # noqa: S608 - no input in it
+
+
+@cache
+def _edge(driver: str) -> Statement:
+    return sql(f"{_DRIVERS[driver]} LIMIT 1 OFFSET :skip")
+
+
 def page(
     tx: Tx,
     account: str,
@@ -112,38 +146,46 @@ def page(
     endpoint: str | None = None,
     before: str | None = None,
     limit: int = 50,
-) -> list[dict[str, Any]]:
-    """Up to `limit` events, newest first, below the id `before`; instants are µs."""
-    e = events.c
-    query = select(
-        e.id,
-        e.event_type,
-        e.status,
-        e.created_at,
-        e.deliver_at,
-        e.delivered_at,
-        e.delivery_attempts,
-        e.open_deliveries,
-        e.dead_deliveries,
-        e.inbox_lease,
-        e.inbox_until_at,
-    ).where(e.account == account)
-    if event_type is not None:
-        query = query.where(e.event_type == event_type)
-    if status is not None:
-        query = query.where(e.status == status)
-    if since is not None:
-        query = query.where(e.created_at >= since)
-    if until is not None:
-        query = query.where(e.created_at < until)
-    if endpoint is not None:
-        d = deliveries.c
-        query = query.where(exists().where(d.event_id == e.id, d.endpoint_id == endpoint))
-    if before is not None:
-        query = query.where(e.id < before)
-    rows = tx.rows(query.order_by(e.id.desc()).limit(limit))
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Up to `limit` events, newest first, below the id `before`; and where to go on, if anywhere.
+
+    Instants are µs. Where filters reject most, `SCAN` events are looked through at a time: a page
+    may be short, or empty, and yet not be the last.
+    """
+    driver = _driver(event_type, status, endpoint)
+    above, below = "", before or HIGHEST
+    if since is not None or until is not None:
+        above, upto = span.bounds(tx, account, since, until)
+        below = min(below, f"{upto}~")
+    fits = {"account": account, "event_type": event_type, "status": status, "endpoint": endpoint}
+    asked = {**fits, "above": above, "below": below}
+    # All that the index gives is shown, unless there is something else to fit.
+    others = {"endpoint", "status", "event_type"} - {"event_type" if driver == "type" else driver}
+    exact = since is None and until is None and all(fits[name] is None for name in others)
+    scan = limit + 1 if exact else SCAN
+    rows = tx.rows(
+        _page(driver),
+        **asked,
+        since=-(2**62) if since is None else since,
+        until=2**62 if until is None else until,
+        scan=scan,
+        limit=limit + 1,
+    )
     now = tx.now()
-    return [_listed(row, now) for row in rows]
+    shown = [_listed(row, now) for row in rows[:limit]]
+    if len(rows) > limit:
+        return shown, str(rows[limit - 1][0])
+    edge = None if exact else tx.one(_edge(driver), **asked, skip=SCAN - 1)
+    return shown, None if edge is None else str(edge[0])
+
+
+def _driver(event_type: str | None, status: str | None, endpoint: str | None) -> str:
+    """The filter that probably leaves the fewest: most events were delivered."""
+    if endpoint is not None:
+        return "endpoint"
+    if status is not None and (event_type is None or status != "delivered"):
+        return "status"
+    return "all" if event_type is None else "type"
 
 
 def _listed(row: tuple[Any, ...], now: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from penstock.events import drip, replay, span
 from penstock.events.accept import Acceptor
 from penstock.events.drip import Filter, Progress, Step
 from penstock.events.views import iso
-from penstock.ids import new_id
+from penstock.ids import HIGHEST, new_id
 from penstock.storage import Database, Tx, sql
 from penstock.work import lanes
 from penstock.work.kinds import Claim, Kind, Task
@@ -65,7 +65,7 @@ SELECT r.id, r.status, r.filter, r.looked_at, r.estimate, r.replayed, r.delivere
 """
 _ONE = sql(f"{_COLUMNS} WHERE r.id = :id AND r.account = :account")
 _PAGE = sql(f"""
-{_COLUMNS} WHERE r.account = :account AND (:before = '' OR r.id < :before)
+{_COLUMNS} WHERE r.account = :account AND r.id < :before
 ORDER BY r.id DESC LIMIT :limit
 """)
 
@@ -165,7 +165,7 @@ def get(tx: Tx, account: str, replay_id: str) -> dict[str, Any]:
 
 def page(tx: Tx, account: str, before: str | None, limit: int) -> list[dict[str, Any]]:
     """Up to `limit` replays, newest first, below the id `before`."""
-    rows = tx.dicts(_PAGE, account=account, before=before or "", limit=limit)
+    rows = tx.dicts(_PAGE, account=account, before=before or HIGHEST, limit=limit)
     return _views(tx, rows)
 
 

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.api import bodies
+from penstock.api import bodies, paging
 from penstock.api.context import Caller, of, principal, requires
 from penstock.api.paging import Items, Paged
 from penstock.api.problems import PROBLEMS, Problem, invalid
@@ -167,9 +167,13 @@ def routes(deps: Deps) -> APIRouter:
             str | None, Query(max_length=100, description="With a delivery to this endpoint.")
         ] = None,
     ) -> Items[EventItem]:
-        """Newest first."""
+        """Newest first.
+
+        With several filters a page may be short, or empty, and yet not be the last: go on by its
+        `next_cursor` as long as it has one.
+        """
         after = page.after(str)
-        found = await database.read(
+        found, edge = await database.read(
             lambda tx: query.page(
                 tx,
                 caller.account,
@@ -179,11 +183,11 @@ def routes(deps: Deps) -> APIRouter:
                 until=None if until is None else from_datetime(until),
                 endpoint=endpoint,
                 before=after[0] if after else None,
-                limit=page.limit + 1,
+                limit=page.limit,
             )
         )
-        shown, cursor = page.of(found, lambda item: (item["event_id"],))
-        return Items(items=[EventItem(**item) for item in shown], next_cursor=cursor)
+        cursor = None if edge is None else paging.encode(edge)
+        return Items(items=[EventItem(**item) for item in found], next_cursor=cursor)
 
     @api.get("/v1/events/{event_id}", summary="Read an event")
     @requires("events:read")

@@ -12,7 +12,11 @@ from typing import Final
 from penstock.clock import SECOND
 from penstock.storage import Tx, sql
 
-_ENDS = sql("SELECT min(id), max(id) FROM events WHERE account = :account")
+# Each by itself is a look at one end of the index; together they would go through all of it.
+_ENDS = sql("""
+SELECT (SELECT min(id) FROM events WHERE account = :account),
+  (SELECT max(id) FROM events WHERE account = :account)
+""")
 _NEXT = sql("""
 SELECT id, created_at FROM events WHERE account = :account AND id >= :id ORDER BY id LIMIT 1
 """)
@@ -27,19 +31,27 @@ COUNTED: Final = 1_000_000  # events up to which the size of a replay is told
 
 def find(tx: Tx, account: str, since: int | None, until: int) -> tuple[str, str, int | None]:
     """The event before the first and the last one to look at, and how many there are between."""
-    first, last = _ends(tx, account)
-    if first is None or last is None:
-        return "", "", 0
-    start, upto = "", last
-    if since is not None and (found := _reached(tx, account, first, last, since - SLACK)):
-        start = _before(tx, account, found)
-    elif since is not None:
-        return last, last, 0
-    later = _reached(tx, account, first, last, until + SLACK)
-    if later is not None:
-        upto = _before(tx, account, later)
+    start, upto = bounds(tx, account, since, until)
     ((n,),) = tx.rows(_HOW_MANY, account=account, start=start, upto=upto, most=COUNTED + 1)
     return start, upto, n if n <= COUNTED else None
+
+
+def bounds(tx: Tx, account: str, since: int | None, until: int | None) -> tuple[str, str]:
+    """The event before the first and the last one to look at, without counting them."""
+    first, last = _ends(tx, account)
+    if first is None or last is None:
+        return "", ""
+    start, upto = "", last
+    if since is not None:
+        found = _reached(tx, account, first, last, since - SLACK)
+        if found is None:
+            return last, last
+        start = _before(tx, account, found)
+    if until is not None:
+        later = _reached(tx, account, first, last, until + SLACK)
+        if later is not None:
+            upto = _before(tx, account, later)
+    return start, upto
 
 
 def _ends(tx: Tx, account: str) -> tuple[str | None, str | None]:

@@ -76,7 +76,7 @@ def _at_the_gate(gate: Gate, now: int) -> tuple[str, str]:
             )
         return (
             "circuit_open",
-            f"The endpoint failed repeatedly; nothing is sent to it before {until}, "
+            f"The endpoint's circuit is open: nothing is sent to it before {until}, "
             "then one delivery goes ahead as a probe.",
         )
     if gate.circuit != "closed" and gate.held > 0:

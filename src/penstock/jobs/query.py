@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from penstock.clock import SECOND, to_iso
 from penstock.errors import Conflict, NotFound
+from penstock.ids import HIGHEST
 from penstock.jobs.store import cancel
 from penstock.storage import Tx, sql
 from penstock.work import lanes
@@ -52,7 +53,7 @@ def page(
     limit: int,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Up to `limit` jobs below the id `before`, newest first; and where to go on looking."""
-    asked = {"account": account, "before": before or "~"}
+    asked = {"account": account, "before": before or HIGHEST}
     listed, edged = (_DEAD, _DEAD_EDGE) if status == "dead" else (_LIST, _EDGE)
     rows = tx.dicts(listed, **asked, name=name, status=status, scan=SCAN, limit=limit + 1)
     now = tx.now()

@@ -88,6 +88,16 @@ class UploadDetail(UploadView):
     ]
 
 
+class SignedUpload(BaseModel):
+    """Where to send a file: by PUT, with these headers and the file as the body."""
+
+    upload_id: str
+    method: str = "PUT"
+    url: Annotated[str, Field(description="Whoever has it can send this file: keep it to you.")]
+    headers: dict[str, str]
+    expires_at: str
+
+
 class ErrorView(BaseModel):
     """Why something failed."""
 

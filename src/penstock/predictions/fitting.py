@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from penstock.clock import SECOND, to_iso
-from penstock.errors import NotFound, PenstockError
+from penstock.errors import NotFound, PenstockError, StorageUnavailable
 from penstock.predictions import registry, tell, uploads
 from penstock.predictions.deps import Deps
 from penstock.predictions.jobs import Told
@@ -20,10 +20,11 @@ from penstock.storage import Tx, sql
 from penstock.storage.doomed import UNDER_WAY, doom
 from penstock.telemetry import MODEL_TRAINED, MODEL_TRAINING_FAILED
 from penstock.work.kinds import Claim, Kind, Task
-from penstock.work.outcomes import Dead, Done, Outcome, Retry
+from penstock.work.outcomes import Dead, Done, Outcome, Postpone, Retry
 
 ATTEMPTS: Final = 3
 TIMEOUT: Final = 3600.0  # seconds
+STORAGE_PAUSE: Final = 30.0  # seconds, while objects cannot be read or written
 LOOK_EVERY: Final = 1.0  # seconds between looks whether it was cancelled
 
 # The API's names for the options that answer a question, where they are others.
@@ -134,6 +135,8 @@ async def _handle(deps: Deps, task: Task[Training]) -> Outcome:
         return _refused(work, refused)
     except MissingExtra as missing:
         return _refused(work, Unusable("training_unavailable", f"{missing}."))
+    except StorageUnavailable as exc:
+        return Postpone(STORAGE_PAUSE, str(exc))
     except (PenstockError, TimeoutError) as exc:
         return Retry(reason=str(exc) or "it took too long")
     finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock.errors import NotFound
-from penstock.ids import new_id
+from penstock.ids import HIGHEST, new_id
 from penstock.predictions.registry import Chosen
 from penstock.predictions.specs import JsonObject
 from penstock.predictions.uploads import Upload
@@ -51,7 +51,7 @@ FROM predictions
 """
 _ONE = sql(f"{_COLUMNS} WHERE id = :id AND account = :account")
 _PAGE = sql(f"""
-{_COLUMNS} WHERE account = :account AND (:before = '' OR id < :before)
+{_COLUMNS} WHERE account = :account AND id < :before
   AND (:status = '' OR status = :status) AND (:upload = '' OR upload_id = :upload)
 ORDER BY id DESC LIMIT :limit
 """)
@@ -253,7 +253,7 @@ def page(
     rows = tx.dicts(
         _PAGE,
         account=account,
-        before=before or "",
+        before=before or HIGHEST,
         limit=limit,
         status=status or "",
         upload=upload or "",

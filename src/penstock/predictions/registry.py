@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from penstock.errors import Conflict, NotFound
-from penstock.ids import new_id
+from penstock.ids import HIGHEST, new_id
 from penstock.predictions import starter
 from penstock.predictions.refusal import Unusable, quoted
 from penstock.predictions.specs import JsonObject, ModelSpec
@@ -47,7 +47,7 @@ _MODEL = """SELECT id, account, name, live, latest, created_at FROM models"""
 _ONE = sql(f"{_MODEL} WHERE id = :id AND account = :account")
 _LOCKED = sql(f"{_MODEL} WHERE id = :id AND account = :account {{lock}}")
 _PAGE = sql(f"""
-{_MODEL} WHERE account = :account AND (:before = '' OR id < :before) ORDER BY id DESC LIMIT :limit
+{_MODEL} WHERE account = :account AND id < :before ORDER BY id DESC LIMIT :limit
 """)
 _BY_NAME = sql(f"{_MODEL} WHERE account = :account AND (name = :name OR id = :name)")
 _ALL_LIVE = sql(f"{_MODEL} WHERE account = :account AND live IS NOT NULL ORDER BY id LIMIT 6")
@@ -260,7 +260,7 @@ def _locked(tx: Tx, account: str, model_id: str) -> Model:
 
 def page(tx: Tx, account: str, before: str | None, limit: int) -> list[Model]:
     """Up to `limit` models, newest first, below the id `before`."""
-    return _models(tx.dicts(_PAGE, account=account, before=before or "", limit=limit))
+    return _models(tx.dicts(_PAGE, account=account, before=before or HIGHEST, limit=limit))
 
 
 def versions(tx: Tx, account: str, model_id: str) -> list[Version]:

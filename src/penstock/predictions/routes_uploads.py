@@ -10,10 +10,17 @@ from starlette.responses import Response
 
 from penstock.api.context import Caller, requires
 from penstock.api.paging import Items, Paged
-from penstock.predictions import jobs, registry, uploads, views
-from penstock.predictions.answers import UploadDetail, UploadView
+from penstock.predictions import jobs, registry, signed, uploads, views
+from penstock.predictions.answers import SignedUpload, UploadDetail, UploadView
 from penstock.predictions.deps import Deps
-from penstock.predictions.inputs import Delimiter, Encoding, HeaderRow, ModelAsked, UploadPatch
+from penstock.predictions.inputs import (
+    Delimiter,
+    Encoding,
+    HeaderRow,
+    ModelAsked,
+    SignedIn,
+    UploadPatch,
+)
 from penstock.predictions.problems import problem_of
 from penstock.predictions.refusal import Unusable
 from penstock.predictions.registry import Chosen
@@ -98,6 +105,34 @@ def add(api: APIRouter, deps: Deps) -> None:
         chosen = await presumed_for(deps, caller.account, model)
         given = {"encoding": encoding, "delimiter": delimiter, "header_row": header_row}
         found = await take(deps, request, caller.account, chosen, given)
+        return await detail(deps, found, chosen)
+
+    @api.post("/v1/uploads/signed", status_code=201, summary="Announce a file to be sent to S3")
+    @requires("predictions:write")
+    async def announce_upload(asked: SignedIn, caller: Caller) -> SignedUpload:
+        """For files that are too large for a request here, as on AWS Lambda.
+
+        PUT the file to the `url` with the `headers`, within an hour, then confirm it. S3 takes no
+        other content than the one that was announced.
+        """
+        return SignedUpload(**await signed.announce(deps, caller.account, asked))
+
+    @api.post("/v1/uploads/{upload_id}/confirm", summary="Confirm a file that was sent to S3")
+    @requires("predictions:write")
+    async def confirm_upload(
+        upload_id: str,
+        caller: Caller,
+        model: Annotated[
+            ModelAsked | None, Query(description="Whose columns are looked for.")
+        ] = None,
+        encoding: Encoding | None = None,
+        delimiter: Delimiter | None = None,
+        header_row: Annotated[HeaderRow | None, Query()] = None,
+    ) -> UploadDetail:
+        """It is looked at, and from then on is an upload like any other."""
+        chosen = await chosen_for(deps, caller.account, model)
+        given = {"encoding": encoding, "delimiter": delimiter, "header_row": header_row}
+        found = await signed.confirm(deps, caller.account, upload_id, chosen, given)
         return await detail(deps, found, chosen)
 
     @api.get("/v1/uploads", summary="List uploads")

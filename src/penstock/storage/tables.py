@@ -332,7 +332,7 @@ deliveries = Table(
         postgresql_where=text("replay_id IS NOT NULL"),
         sqlite_where=text("replay_id IS NOT NULL"),
     ),
-    Index("deliveries_endpoint", "endpoint_id", "id"),
+    Index("deliveries_endpoint", "endpoint_id", "event_id"),
     Index(
         "deliveries_dead",
         "account",

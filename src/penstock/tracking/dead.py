@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from penstock.storage import Tx, sql
+from penstock.tracking.carriers.registry import CARRIERS
 from penstock.tracking.credentials import CHECK
 from penstock.work import lanes
 from penstock.work.care import DeadWork, LaneNote
@@ -60,8 +61,10 @@ def lane_notes(tx: Tx, lanes: Sequence[str]) -> dict[str, LaneNote]:
         service, _, rest = lane.partition(":")
         if service == "trk":
             carrier, _, whose = rest.partition(":")
-            own = "the account's own credential" if whose.startswith("a:") else "the settings' one"
-            notes[lane] = LaneNote(
-                f"{carrier}, with {own}", paused_because="there is no credential to ask with"
-            )
+            spec = CARRIERS.get(carrier)
+            title = carrier if spec is None else spec.title
+            if spec is None or spec.fields:
+                own = "own" if whose.startswith("a:") else "server's"
+                title = f"{title}, by the {own} credential"
+            notes[lane] = LaneNote(title, paused_because="there is no credential to ask with")
     return notes

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from penstock.clock import SECOND
 from penstock.errors import NotFound
-from penstock.ids import new_id
+from penstock.ids import HIGHEST, new_id
 from penstock.storage import Database, Tx, sql
 from penstock.storage.retention import Rule, batches
 from penstock.tracking import columns, shipments
@@ -84,7 +84,7 @@ FROM shipment_imports
 """
 _ONE = sql(f"{_COLUMNS} WHERE id = :id AND account = :account")
 _PAGE = sql(f"""
-{_COLUMNS} WHERE account = :account AND (:before = '' OR id < :before)
+{_COLUMNS} WHERE account = :account AND id < :before
 ORDER BY id DESC LIMIT :limit
 """)
 _ERRORS = sql("""
@@ -179,7 +179,7 @@ def get(tx: Tx, account: str, import_id: str) -> dict[str, Any]:
 
 def page(tx: Tx, account: str, before: str | None, limit: int) -> list[dict[str, Any]]:
     """Up to `limit` imports, newest first, below the id `before`."""
-    rows = tx.dicts(_PAGE, account=account, before=before or "", limit=limit)
+    rows = tx.dicts(_PAGE, account=account, before=before or HIGHEST, limit=limit)
     return [_view(row) for row in rows]
 
 

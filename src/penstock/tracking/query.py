@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, FromClause, func, or_, select
 
 from penstock.storage import Tx
 from penstock.storage.tables import shipments as table
@@ -14,6 +14,7 @@ from penstock.tracking.carriers.base import Spec
 from penstock.tracking.why import why
 from penstock.work import lanes
 
+SCAN: Final = 5_000  # shipments looked through for one page when filters reject most
 _WORK_STATUS = {state: status for status, state in views.STATES.items()}
 
 
@@ -44,29 +45,61 @@ def page(
     search: str | None = None,
     before: str | None = None,
     limit: int = 50,
-) -> list[dict[str, Any]]:
-    """Up to `limit` shipments, newest first, below the id `before`; instants are µs.
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Up to `limit` shipments, newest first, below the id `before`; and where to go on, if at all.
 
-    `search` is looked for in number, label and reference, whatever its case.
+    Instants are µs. `search` is looked for in number, label and reference, whatever its case.
+    Where filters reject most, `SCAN` shipments are looked through at a time: a page may be short,
+    or empty, and yet not be the last.
     """
     s = table.c
-    query = select(table).where(s.account == account)
-    if carrier is not None:
-        query = query.where(s.carrier == carrier)
+    near = select(table).where(s.account == account)
     if status is not None:
-        query = query.where(s.tracking_status == status)
-    if state is not None:
-        query = query.where(s.status == _WORK_STATUS[state])
+        near = near.where(s.tracking_status == status)
     if reference is not None:
-        query = query.where(s.reference == reference)
+        near = near.where(s.reference == reference)
+    if before is not None:
+        near = near.where(s.id < before)
+    near = near.order_by(s.id.desc())
+    fits = _fits(table, carrier, state, since, until, search)
+    if not fits:
+        rows = tx.dicts(near.limit(limit + 1))
+    else:
+        looked = near.limit(SCAN).subquery("n")
+        fits = _fits(looked, carrier, state, since, until, search)
+        query = select(looked).where(*fits).order_by(looked.c.id.desc())
+        rows = tx.dicts(query.limit(limit + 1))
+    shown = [views.shipment(row, specs.get(row["carrier"])) for row in rows[:limit]]
+    if len(rows) > limit:
+        return shown, str(rows[limit - 1]["id"])
+    edge = None
+    if fits:
+        edge = tx.one(near.with_only_columns(s.id).limit(1).offset(SCAN - 1))
+    return shown, None if edge is None else str(edge[0])
+
+
+def _fits(
+    rows: FromClause,
+    carrier: str | None,
+    state: str | None,
+    since: int | None,
+    until: int | None,
+    search: str | None,
+) -> list[ColumnElement[bool]]:
+    """The conditions that no index answers."""
+    s, fits = rows.c, []
+    if carrier is not None:
+        fits.append(s.carrier == carrier)
+    if state is not None:
+        fits.append(s.status == _WORK_STATUS[state])
     if since is not None:
-        query = query.where(s.created_at >= since)
+        fits.append(s.created_at >= since)
     if until is not None:
-        query = query.where(s.created_at < until)
+        fits.append(s.created_at < until)
     if search is not None:
         text = search.strip().lower()
         number = "".join(text.split()).replace("-", "")
-        query = query.where(
+        fits.append(
             or_(
                 # Stored in capitals and without spaces, however it is typed.
                 func.lower(s.tracking_number).contains(number, autoescape=True),
@@ -74,7 +107,4 @@ def page(
                 func.lower(s.reference).contains(text, autoescape=True),
             )
         )
-    if before is not None:
-        query = query.where(s.id < before)
-    rows = tx.dicts(query.order_by(s.id.desc()).limit(limit))
-    return [views.shipment(row, specs.get(row["carrier"])) for row in rows]
+    return fits

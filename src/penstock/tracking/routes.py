@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 from starlette.responses import Response
 
+from penstock.api import paging
 from penstock.api.context import Caller, requires
 from penstock.api.paging import Items, Paged
 from penstock.api.routing import router
@@ -96,9 +97,13 @@ def routes(deps: Deps) -> APIRouter:
             ),
         ] = None,
     ) -> Items[ShipmentView]:
-        """Newest first."""
+        """Newest first.
+
+        With filters a page may be short, or empty, and yet not be the last: go on by its
+        `next_cursor` as long as it has one.
+        """
         after = page.after(str)
-        found = await database.read(
+        found, edge = await database.read(
             lambda tx: query.page(
                 tx,
                 caller.account,
@@ -111,11 +116,11 @@ def routes(deps: Deps) -> APIRouter:
                 until=None if until is None else from_datetime(until),
                 search=search,
                 before=after[0] if after else None,
-                limit=page.limit + 1,
+                limit=page.limit,
             )
         )
-        shown, cursor = page.of(found, lambda item: (item["shipment_id"],))
-        return Items(items=[ShipmentView(**item) for item in shown], next_cursor=cursor)
+        cursor = None if edge is None else paging.encode(edge)
+        return Items(items=[ShipmentView(**item) for item in found], next_cursor=cursor)
 
     @api.get("/v1/shipments/{shipment_id}", summary="Read a shipment")
     @requires("shipments:read")

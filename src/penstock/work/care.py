@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from penstock.ids import HIGHEST
 from penstock.storage import Statement, Tx, sql
 
 SCAN: Final = 5_000  # dead rows looked through for one page when filters reject most
@@ -82,9 +83,10 @@ def _page(work: DeadWork) -> Statement:
     return sql(f"""
 SELECT w.id, w.lane, w.attempts, w.last_error, w.created_at, w.{work.ended} AS died_at,
   {work.title} AS title, {work.about} AS about
-FROM (SELECT * FROM {work.table} WHERE account = :account AND {work.dead} AND id < :before
-      ORDER BY id DESC LIMIT :scan) w {work.join}
-WHERE {_FITS} ORDER BY w.id DESC LIMIT :limit
+FROM (SELECT * FROM (SELECT * FROM {work.table}
+        WHERE account = :account AND {work.dead} AND id < :before ORDER BY id DESC LIMIT :scan) w
+      WHERE {_FITS} ORDER BY w.id DESC LIMIT :limit) w {work.join}
+ORDER BY w.id DESC
 """)  # noqa: S608 - the service's own words
 
 
@@ -104,17 +106,21 @@ def page(
     The latter is None when nothing is left. Filters look through `SCAN` rows at a time, so a page
     may be short, or empty, and yet not be the last.
     """
-    bound = before or "~"  # sorts after every id
+    bound = before or HIGHEST
+    # Without a filter all rows fit, and no more of them need to be looked at.
+    exact = wanted == Wanted()
     rows = tx.dicts(
         _page(work),
         account=account,
         before=bound,
-        scan=SCAN,
+        scan=limit + 1 if exact else SCAN,
         limit=limit + 1,
         **wanted.parameters,
     )
     if len(rows) > limit:
         return rows[:limit], str(rows[limit - 1]["id"])
+    if exact:
+        return rows, None
     edge = tx.one(_edge(work), account=account, before=bound, skip=SCAN - 1)
     return rows, None if edge is None else str(edge[0])
 

@@ -37,7 +37,7 @@ from penstock.work.wakeups import Wake
 
 T = TypeVar("T")
 
-LANES_AT_ONCE = 16  # lanes that share one claim
+LANES_AT_ONCE = (16, 64)  # lanes that share one claim: at least, and with a slot for each
 SETTLE_AT_ONCE = 256  # rows that share one settlement
 CHILDREN = 4  # rows in processes of their own at once; each takes about a second to start
 LAST_SETTLE = 10.0  # seconds that a database in trouble may hold up the end of a shutdown
@@ -170,7 +170,7 @@ class Line:
             await self._changed.wait()
             self._changed.clear()
             while self._ready and (slots := self.kind.slots - len(self._running)) > 0:
-                named = list(self._ready)[:LANES_AT_ONCE]
+                named = self._next_lanes(slots)
                 for lane in named:
                     del self._ready[lane]
                 self._claiming = True
@@ -188,6 +188,10 @@ class Line:
             if self._ready:
                 # No slot is free for lanes that have work: let another process have them.
                 self.waker.share([Wake(self.kind.name, lane) for lane in self._ready])
+
+    def _next_lanes(self, slots: int) -> list[str]:
+        least, most = LANES_AT_ONCE
+        return list(self._ready)[: min(most, max(least, slots))]
 
     async def _claim(self, slots: int, named: Sequence[str]) -> None:
         def take(tx: Tx) -> _Taken:
@@ -354,7 +358,7 @@ class Line:
         freed = sum(_key(settlement.claim) in self._running for settlement in batch)
         refill = refill and freed > 0 and not self._stopping and self.database.dialect == "sqlite"
         if refill:  # lanes that wait for a slot have a turn like the others
-            ready = list(self._ready)[:LANES_AT_ONCE]
+            ready = self._next_lanes(freed)
             for lane in ready:
                 del self._ready[lane]
             touched.update(ready)

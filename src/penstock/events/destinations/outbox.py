@@ -13,7 +13,7 @@ from penstock.events.destinations import Answer, Verdict
 from penstock.events.destinations.email import Letter
 from penstock.events.destinations.sms import Text
 from penstock.events.views import iso
-from penstock.ids import new_id
+from penstock.ids import HIGHEST, new_id
 from penstock.storage import Tx, sql
 
 _INSERT = sql("""
@@ -56,7 +56,7 @@ async def keep_text(text: Text, within: float) -> Answer:
 def page(tx: Tx, account: str, before: str | None, limit: int) -> list[dict[str, Any]]:
     """Up to `limit` of what was kept, newest first, below the id `before`."""
     # '~' sorts after every character of an id.
-    rows = tx.dicts(_PAGE, account=account, before=before or "~", limit=limit)
+    rows = tx.dicts(_PAGE, account=account, before=before or HIGHEST, limit=limit)
     return [
         {"outbox_id": row.pop("id"), **row, "created_at": iso(row["created_at"])} for row in rows
     ]

@@ -1,4 +1,7 @@
-"""Lanes paused by hand; indexes on dead rows of all kinds of work, as deliveries have one."""
+"""Lanes paused by hand; indexes for what the console lists.
+
+Dead rows of all kinds of work, as deliveries have one; the events of an endpoint, in their order.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,13 @@ def upgrade() -> None:
         op.create_index(
             f"{table}_dead", table, ["account", "id"], postgresql_where=dead, sqlite_where=dead
         )
+    op.drop_index("deliveries_endpoint", "deliveries")
+    op.create_index("deliveries_endpoint", "deliveries", ["endpoint_id", "event_id"])
 
 
 def downgrade() -> None:
+    op.drop_index("deliveries_endpoint", "deliveries")
+    op.create_index("deliveries_endpoint", "deliveries", ["endpoint_id", "id"])
     for table in _DEAD:
         op.drop_index(f"{table}_dead", table)
     op.drop_column("lanes", "paused_by_hand")
