@@ -1,6 +1,7 @@
 """The Terraform code, applied to a provider that only pretends: values that matter, everywhere.
 
-`make test` looks at two environments, which takes some ten seconds; `make test-infra` at more.
+`make test` looks at one environment with everything, which takes some seconds; `make test-infra`
+at others, and at what is refused.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 # Of functions alone: penstock.aws.lambda_handlers reads the secrets and sets what they stand for.
 SECRETS = {"PENSTOCK_DATABASE_PASSWORD_SECRET_ARN", "PENSTOCK_SECRET_KEY_SECRET_ARN"}
 DAY = 24 * 3600
+WORKER = "module.events_worker[0].module.function.aws_lambda_function.this"
 NAMESPACE = "Penstock/penstock-test"
 # Actions that AWS knows no resource for.
 WITHOUT_RESOURCE = {"ec2:Describe", "ecr:GetAuthorizationToken"}
@@ -64,10 +66,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 
 @pytest.fixture(scope="module")
-def tested(
+def everything(
     stack: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, State]:
-    """What the runs of tests/stack.tftest.hcl ended with; run once for all processes of a test."""
+) -> State:
+    """An environment with all that there is; made once for all processes of a test."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -75,15 +77,9 @@ def tested(
     with (shared / "terraform.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            states = {
-                line["@testrun"]: list(resources(line["test_state"]["root_module"]))
-                for line in lines_of(*stack, "stack", "-verbose")
-                if line["type"] == "test_state"
-            }
-            kept.write_text(json.dumps(states))
-    found = {name: State(all_) for name, all_ in json.loads(kept.read_text()).items()}
-    assert set(found) == {"events", "everything"}
-    return found
+            kept.write_text(json.dumps(states_of(*stack, "stack")))
+    (found,) = json.loads(kept.read_text()).values()
+    return State(found)
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +89,37 @@ def thoroughly() -> None:
 
 
 @pytest.fixture(scope="module")
-def jobs_alone(thoroughly: None, stack: tuple[Path, dict[str, str]]) -> State:
-    (state,) = [
-        line["test_state"]["root_module"]
-        for line in lines_of(*stack, "jobs", "-verbose")
+def less(thoroughly: None, stack: tuple[Path, dict[str, str]]) -> dict[str, State]:
+    found = {name: State(state) for name, state in states_of(*stack, "less").items()}
+    assert set(found) == {"events", "jobs_alone"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def events(less: dict[str, State]) -> State:
+    return less["events"]
+
+
+@pytest.fixture(scope="module")
+def jobs_alone(less: dict[str, State]) -> State:
+    return less["jobs_alone"]
+
+
+@pytest.fixture(scope="module", params=["events", "everything"])
+def state(request: pytest.FixtureRequest) -> State:
+    found: State = request.getfixturevalue(request.param)
+    return found
+
+
+def states_of(
+    folder: Path, variables: dict[str, str], file: str
+) -> dict[str, list[dict[str, Any]]]:
+    """What each run of this file ends with, by its name."""
+    return {
+        line["@testrun"]: list(resources(line["test_state"]["root_module"]))
+        for line in lines_of(folder, variables, file, "-verbose")
         if line["type"] == "test_state"
-    ]
-    return State(list(resources(state)))
+    }
 
 
 def lines_of(
@@ -115,21 +135,11 @@ def lines_of(
     return lines
 
 
-@pytest.fixture(scope="module", params=["events", "everything"])
-def state(request: pytest.FixtureRequest, tested: dict[str, State]) -> State:
-    return tested[request.param]
-
-
-@pytest.fixture(scope="module")
-def everything(tested: dict[str, State]) -> State:
-    return tested["everything"]
-
-
 # ------------------------------------------------------------------ queues and functions
 
 
 def test_a_message_stays_hidden_for_six_times_the_function_s_timeout(state: State) -> None:
-    worker = state.at("module.events_worker[0].module.function.aws_lambda_function.this")
+    worker = state.at(WORKER)
     queue = state.at('module.queue["events"].aws_sqs_queue.this')
     assert queue["visibility_timeout_seconds"] == 6 * worker["timeout"] == 360
 
@@ -186,9 +196,9 @@ def test_functions_run_the_code_that_there_is(state: State) -> None:
         assert len(function["vpc_config"][0]["subnet_ids"]) == 2
 
 
-def test_only_what_needs_numpy_and_pyarrow_runs_from_the_image(tested: dict[str, State]) -> None:
+def test_only_what_needs_numpy_and_pyarrow_runs_from_the_image(everything: State) -> None:
     """Predictions are named to nobody whose package cannot have them: it would not start."""
-    whole = tested["everything"]
+    whole = everything
     (task,) = whole.of("aws_ecs_task_definition")
     (container,) = json.loads(task["container_definitions"])
     images = set()
@@ -203,16 +213,14 @@ def test_only_what_needs_numpy_and_pyarrow_runs_from_the_image(tested: dict[str,
         elif name != "migrate":  # which reads the address of the database alone
             assert given == ["events", "tracking"]
     assert images == {"api", "sweeper"}
-    kinds = {each["package_type"] for each in tested["events"].of("aws_lambda_function")}
-    assert kinds == {"Zip"}
     (policy,) = whole.of("aws_ecr_repository_policy")
     (statement,) = json.loads(policy["policy"])["Statement"]
     assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
     assert statement["Condition"]["ArnLike"]["aws:SourceArn"].endswith(":function:penstock-test-*")
 
 
-def test_shipments_are_tracked_where_that_is_asked_for(tested: dict[str, State]) -> None:
-    tracked = tested["everything"]
+def test_shipments_are_tracked(everything: State) -> None:
+    tracked = everything
     queue = tracked.at('module.queue["tracking"].aws_sqs_queue.this')
     assert queue["visibility_timeout_seconds"] == 360
     assert queue["message_retention_seconds"] == 4 * DAY
@@ -220,7 +228,6 @@ def test_shipments_are_tracked_where_that_is_asked_for(tested: dict[str, State])
     assert source["event_source_arn"] == queue["arn"]
     schedule = tracked.at("module.dispatch[0].aws_scheduler_schedule.this")
     assert schedule["schedule_expression"] == "rate(1 hour)"
-    assert not [each for each in tested["events"].all if "tracking" in each["address"]]
 
 
 def test_the_sweeper_is_called_each_minute_and_never_twice(state: State) -> None:
@@ -275,15 +282,14 @@ def test_every_process_can_start_with_the_settings_that_it_is_given(
                 assert wiring.private_targets(settings) == ()
 
 
-def test_all_processes_are_told_of_the_same_objects(tested: dict[str, State]) -> None:
-    state = tested["everything"]
+def test_all_processes_that_need_it_are_told_of_the_same_bucket(everything: State) -> None:
+    state = everything
     url = "s3://penstock-test-objects-123456789012-eu-west-1/objects"
     assert settings_of_tasks(state)["PENSTOCK_OBJECTS"] == url
     for name in ("api_function", "sweeper"):
         function = state.at(f"module.{name}.aws_lambda_function.this")
         assert settings_of(function)["PENSTOCK_OBJECTS"] == url
-    for function in tested["events"].of("aws_lambda_function"):
-        assert "PENSTOCK_OBJECTS" not in settings_of(function)
+    assert "PENSTOCK_OBJECTS" not in settings_of(state.at(WORKER))
 
 
 def test_services_are_those_of_the_code(everything: State) -> None:
@@ -362,8 +368,8 @@ def test_each_function_may_do_what_it_needs_and_no_more(everything: State) -> No
     }
     send = {"ses:SendEmail", "ses:SendRawEmail", "sns:Publish"}
     objects = {
-        *("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:GetObjectVersion"),
-        *("s3:ListBucket", "s3:PutObject", "kms:Decrypt", "kms:GenerateDataKey"),
+        *("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:ListBucket"),
+        *("s3:PutObject", "kms:Decrypt", "kms:GenerateDataKey"),
     }
     assert services["migrate"] == read
     assert services["api_function"] == read | objects | {"sqs:SendMessage"}
@@ -377,13 +383,17 @@ def test_each_function_may_do_what_it_needs_and_no_more(everything: State) -> No
     assert work == receive | {"sqs:SendMessage"} | objects | send | spared
 
 
-def test_without_predictions_nobody_may_touch_objects(tested: dict[str, State]) -> None:
-    state = tested["events"]
-    assert not [each for each in state.all if each["type"].startswith("aws_s3_")]
+def test_with_events_alone_there_is_nothing_of_the_others(events: State) -> None:
+    kinds = {each["type"] for each in events.all}
+    assert not [kind for kind in kinds if kind.startswith(("aws_s3_", "aws_ecs_", "aws_appautos"))]
+    assert not [each for each in events.all if "tracking" in each["address"]]
+    assert {each["package_type"] for each in events.of("aws_lambda_function")} == {"Zip"}
+    for function in events.of("aws_lambda_function"):
+        assert "PENSTOCK_OBJECTS" not in settings_of(function)
     actions = {
-        action for _, statement in statements(state) for action in as_list(statement["Action"])
+        action for _, statement in statements(events) for action in as_list(statement["Action"])
     }
-    assert not [action for action in actions if action.startswith("s3:")]
+    assert not [action for action in actions if action.startswith(("s3:", "ecs:"))]
 
 
 def test_tasks_for_jobs_alone_may_do_little(jobs_alone: State) -> None:
@@ -413,10 +423,10 @@ def role_of(state: State, address: str) -> set[str]:
     }
 
 
-def test_without_being_asked_no_mail_text_or_queue_is_permitted(tested: dict[str, State]) -> None:
+def test_without_being_asked_no_mail_text_or_queue_is_permitted(events: State) -> None:
     actions = {
         (statement.get("Sid"), action)
-        for _, statement in statements(tested["events"])
+        for _, statement in statements(events)
         for action in as_list(statement["Action"])
     }
     assert not {action for _, action in actions if action.startswith(("ses:", "sns:"))}
@@ -492,8 +502,7 @@ def test_no_lifecycle_rule_deletes_what_can_still_be_seen(everything: State) -> 
     (expiration,) = deleted["expiration"]
     assert expiration["expired_object_delete_marker"] is True
     assert not expiration["days"]
-    # A prediction that is tried again for days goes on with the parts that it has written.
-    assert unfinished["abort_incomplete_multipart_upload"][0]["days_after_initiation"] == 7
+    assert unfinished["abort_incomplete_multipart_upload"][0]["days_after_initiation"] == 2
     assert not unfinished["expiration"]
 
 
@@ -664,7 +673,7 @@ def test_the_logs_are_asked_for_success_and_duration(everything: State) -> None:
         assert "/ecs/penstock-test-worker" in each["log_group_names"]
 
 
-def test_as_many_alarms_as_the_page_on_cost_counts(tested: dict[str, State]) -> None:
+def test_as_many_alarms_as_the_page_on_cost_counts(events: State, everything: State) -> None:
     def paid_for(state: State) -> int:
         """AWS asks for each metric that an alarm looks at."""
         return sum(
@@ -674,8 +683,8 @@ def test_as_many_alarms_as_the_page_on_cost_counts(tested: dict[str, State]) -> 
 
     page = (SOURCE.parents[1] / "docs" / "cost.md").read_text()
     staging, _, tracking, predictions, tasks = map(int, re.findall(r"0\.10 × (\d+) =", page))
-    assert paid_for(tested["events"]) == staging
-    assert paid_for(tested["everything"]) == staging + tracking + predictions + tasks
+    assert paid_for(events) == staging
+    assert paid_for(everything) == staging + tracking + predictions + tasks
 
 
 def own_metrics(state: State) -> Iterator[tuple[str, set[str]]]:

@@ -40,7 +40,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
   }
 }
 
-# An upload is read as it was when it was confirmed, whatever is written over it later.
+# Nothing is ever written over by Penstock; whatever else writes here can be undone.
 resource "aws_s3_bucket_versioning" "this" {
   bucket = aws_s3_bucket.this.id
   versioning_configuration {
@@ -63,13 +63,13 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     }
   }
 
-  # A result is written part by part while a file is scored, which may wait for days.
+  # Of a process that died while it sent a file: nobody knows of these parts any more.
   rule {
     id     = "unfinished"
     status = "Enabled"
     filter {}
     abort_incomplete_multipart_upload {
-      days_after_initiation = 7
+      days_after_initiation = 2
     }
   }
 
@@ -99,7 +99,7 @@ resource "aws_s3_bucket_cors_configuration" "this" {
     allowed_origins = [var.origin]
     allowed_methods = ["GET", "PUT"]
     allowed_headers = ["*"]
-    expose_headers  = ["ETag", "x-amz-version-id"]
+    expose_headers  = ["ETag"]
     max_age_seconds = 3600
   }
 }

@@ -4,6 +4,7 @@ locals {
   # Every process, whatever it runs.
   environment = merge(
     {
+      PENSTOCK_AWS_REGION   = local.aws.region
       PENSTOCK_WAKEUPS      = "sqs"
       PENSTOCK_DATABASE_URL = module.database.url
       PENSTOCK_LOG_FORMAT   = "json"
@@ -15,7 +16,6 @@ locals {
       PENSTOCK_HOST      = "0.0.0.0"
       PENSTOCK_LOG_LEVEL = var.log_level
     },
-    { for objects in module.objects : "PENSTOCK_OBJECTS" => objects.url },
     { for service, queue in module.queue : "PENSTOCK_SQS_${upper(service)}_QUEUE_URL" => queue.url },
     var.settings,
   )
@@ -33,9 +33,10 @@ locals {
 
   # The API answers for every service, and the sweeper looks after the rows of every service. With
   # predictions among them, both run from the image of tasks.
-  whole_environment = merge(local.function_environment, {
+  whole_environment = merge(local.function_environment, local.objects, {
     PENSTOCK_SERVICES = join(",", sort(tolist(var.services)))
   })
+  objects     = { for objects in module.objects : "PENSTOCK_OBJECTS" => objects.url }
   whole_image = local.predictions ? try(var.worker.image, null) : null
 
   may = {

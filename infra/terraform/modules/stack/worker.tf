@@ -41,7 +41,7 @@ module "worker" {
   security_group_id  = module.network.outbound_security_group_id
   log_retention_days = var.worker.log_retention_days
   kms_key_arn        = module.key.arn
-  environment        = merge(local.environment, { PENSTOCK_SERVICES = join(",", sort(tolist(local.task_services))) }, var.worker.environment)
+  environment        = merge(local.environment, local.objects, { PENSTOCK_SERVICES = join(",", sort(tolist(local.task_services))) }, var.worker.environment)
 
   # libpq takes the password from PGPASSWORD when the URL has none.
   secrets = merge(

@@ -20,25 +20,6 @@ variables {
   }
 }
 
-run "events" {
-  assert {
-    condition     = keys(output.queues) == ["events", "jobs"]
-    error_message = "Events and jobs each have a queue."
-  }
-  assert {
-    condition     = output.url == "https://mocked.execute-api.eu-west-1.amazonaws.com"
-    error_message = "Without a domain of its own the API is where API Gateway puts it."
-  }
-  assert {
-    condition     = output.worker == null && output.objects == null
-    error_message = "Without an image no task runs, and without predictions there is no bucket."
-  }
-  assert {
-    condition     = length(output.egress_addresses) == 1
-    error_message = "One NAT gateway, one address."
-  }
-}
-
 run "everything" {
   variables {
     services = ["events", "tracking", "predictions"]

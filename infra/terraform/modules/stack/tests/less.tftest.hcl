@@ -1,4 +1,4 @@
-# An environment for jobs and nothing else.
+# Environments with less in them.
 
 mock_provider "aws" {
   source = "./tests/mocks"
@@ -15,6 +15,25 @@ variables {
     instance_class        = "db.t4g.micro"
     multi_az              = false
     backup_retention_days = 3
+  }
+}
+
+run "events" {
+  assert {
+    condition     = keys(output.queues) == ["events", "jobs"]
+    error_message = "Events and jobs each have a queue."
+  }
+  assert {
+    condition     = output.url == "https://mocked.execute-api.eu-west-1.amazonaws.com"
+    error_message = "Without a domain of its own the API is where API Gateway puts it."
+  }
+  assert {
+    condition     = output.worker == null && output.objects == null
+    error_message = "Without an image no task runs, and without predictions there is no bucket."
+  }
+  assert {
+    condition     = length(output.egress_addresses) == 1
+    error_message = "One NAT gateway, one address."
   }
 }
 
