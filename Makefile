@@ -7,10 +7,10 @@ UV := uv
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-infra lint format docs bench package image lock clean
+.PHONY: help run test test-infra lint format docs screenshots bench package image lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.run ## start everything and show it at work (ARGS="--port 9000")
 	@$(BIN)/penstock demo $(ARGS)
@@ -34,6 +34,9 @@ format: .venv/.dev ## rewrite the code in the common style
 
 docs: .venv/.dev ## write the generated parts of docs/reference anew
 	@$(BIN)/python docs/generate.py
+
+screenshots: .venv/.dev ## take the pictures of docs/images anew (needs Chromium)
+	@$(BIN)/python docs/screenshots.py
 
 bench: .venv/.dev ## measure the figures of docs/performance.md
 	@$(BIN)/python -m bench $(ARGS)

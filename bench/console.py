@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
             if url is None:
                 print("(no PostgreSQL on this machine)")
                 return
-            env = {"PENSTOCK_DATABASE_URL": url}
+            env = {"PENSTOCK_DATABASE_URL": url, "PENSTOCK_SECRET_KEY": "of the bench alone"}
             _migrate(data, env)
             began = time.monotonic()
             filled = fill_postgres(url, given.events)

@@ -244,7 +244,7 @@ def _objects(settings: Settings) -> Finding:
             "pip install 'penstock[predictions]', or PENSTOCK_SERVICES=events,tracking",
         )
     objects = make_objects(settings)
-    where = str(objects.root) if isinstance(objects, Folder) else "the bucket"
+    where = str(objects.root if isinstance(objects, Folder) else settings.objects)
     if isinstance(objects, Folder) and not objects.root.exists():
         return Finding("objects", "ok", f"none yet: {where} is made with the first")
     key = f"doctor/{secrets.token_hex(8)}"

@@ -128,6 +128,9 @@ class S3Place:
     bucket: str
     prefix: str
 
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
 
 def _objects(value: object) -> object:
     if not isinstance(value, str):

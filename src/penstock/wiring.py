@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +107,10 @@ def make_objects(settings: Settings) -> Objects:
     place = settings.objects or settings.data_dir / "objects"
     if isinstance(place, Path):
         return Folder(place.absolute())
+    if find_spec("botocore") is None:
+        raise SettingsError(
+            "PENSTOCK_OBJECTS is in S3, which needs aiobotocore: pip install 'penstock[aws]'"
+        )
     from penstock.storage.objects_s3 import Bucket
 
     endpoint_url = settings.s3_endpoint_url or settings.aws_endpoint_url

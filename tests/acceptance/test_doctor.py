@@ -13,6 +13,8 @@ import pytest
 from penstock.telemetry import configure_logging
 from support.command import cli
 from support.process import Ran, Up
+from support.s3_server import REGION, running
+from support.sqs_server import ENVIRONMENT
 
 NOBODY = "postgresql://penstock:hunter2@127.0.0.1:9/penstock"
 
@@ -188,3 +190,21 @@ def test_on_postgresql(new_postgres: Callable[[], str], tmp_path: Path) -> None:
     assert found["database"]["message"].startswith("PostgreSQL ")
     assert (found["queue"]["status"], found["clock"]["status"]) == ("ok", "ok")
     assert found["scheduler"]["status"] == "warn"
+
+
+def test_a_bucket_of_objects_is_written_to_and_read(data: Path) -> None:
+    with running() as s3:
+        place = {
+            **ENVIRONMENT,
+            "PENSTOCK_OBJECTS": f"s3://{s3.bucket}/files",
+            "PENSTOCK_AWS_REGION": REGION,
+            "PENSTOCK_S3_ENDPOINT_URL": s3.url,
+        }
+        ran, found = doctor(data, place)
+        assert (ran.code, found["objects"]["status"]) == (0, "ok"), ran
+        assert f"s3://{s3.bucket}/files" in found["objects"]["message"]
+        assert s3.keys == []
+        s3.faults.forbidden = True
+        ran, found = doctor(data, place)
+        assert (ran.code, found["objects"]["status"]) == (1, "fail"), ran
+        assert "PENSTOCK_OBJECTS" in found["objects"]["cure"]

@@ -18,6 +18,7 @@ import pytest
 from penstock import AsyncClient, Client
 from penstock.client import ApiError
 from support.client import Api
+from support.console import Browser
 from support.process import Up, run
 from support.s3_server import REGION, S3Server, running
 from support.scoring import ONE_PROCESS, completed, starter_csv, upload
@@ -123,6 +124,12 @@ async def _links(server: Up, api: Api, prediction_id: str, result: bytes) -> Non
             assert await answer.read() == result
         async with session.get(path, headers=headers) as answer:  # drops the credential by itself
             assert answer.status == 200
+        made = await api.ok("POST", "/v1/keys", {"name": "browser"})
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        browser = Browser(server.url, session)
+        await browser.sign_in(made["key"])
+        status, _, found = await browser.fetch(f"/predictions/{prediction_id}/result.csv")
+        assert (status, found) == (200, result)
     assert "X-Amz-Signature" not in server.stderr
     assert (await api.call("GET", "/health/ready")).json["checks"]["objects"] == "ok"
 
@@ -186,7 +193,7 @@ async def test_a_kill_in_the_middle_changes_no_byte(
 ) -> None:
     content = starter_csv(27_000, seed=8)
     assert len(content) > CHUNK
-    data, env = tmp_path / "data", env | ONE_PROCESS
+    data, env = tmp_path / "data", env | ONE_PROCESS | {"PENSTOCK_METRICS": "emf"}
     up = start(Up, data, env=env)
     async with Api(up.url, up.token) as api:
         s3.faults.latency = 0.05  # so that it takes a while
@@ -205,6 +212,11 @@ async def test_a_kill_in_the_middle_changes_no_byte(
     assert first["rows_scored"] == second["rows_scored"] == 27_000
     for name, file in first["summary"]["files"].items():
         assert file["sha256"] == second["summary"]["files"][name]["sha256"], name
+    assert up.terminate() == 0
+    # A process that lives long sends its figures now and then, and the last of them at its end.
+    lines = [line for line in up.logs if "_aws" in line]
+    assert sum(line.get("RowsScored", 0) for line in lines) == 2 * 27_000
+    assert {line["kind"] for line in lines if "ClaimToStart" in line} == {"prediction"}
     started = up.logged("prediction_processing_started")
     assert not started or started[0]["prediction_id"] == again["prediction_id"]
     assert s3.multiparts == {}

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.chromium import MARKUP, PATIENCE, Visitor, axe
+from support.chromium import MARKUP, PATIENCE, SIZES, Visitor, axe, wrong_with
 
 Visit = Callable[..., Visitor]
-
-SIZES = {"narrow": {"width": 360, "height": 740}, "wide": {"width": 1440, "height": 900}}
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +59,9 @@ def test_every_page_fits_and_can_be_read_by_everybody(
             "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
         assert too_wide <= 0, (path, too_wide)
-        if wrong := _wrong(person, source):
+        if wrong := wrong_with(person, source):
             found[path] = wrong
     person.press("Sign out")
-    if wrong := _wrong(person, source):
+    if wrong := wrong_with(person, source):
         found["/sign-in"] = wrong
     assert found == {}
-
-
-def _wrong(person: Visitor, source: str) -> list[str]:
-    person.page.evaluate(source)
-    violations = person.page.evaluate(
-        "async () => (await axe.run({resultTypes: ['violations']})).violations"
-    )
-    return [
-        f"{each['id']} ({each['impact']}): {each['nodes'][0]['html']}"
-        for each in violations
-        if each["impact"] in ("serious", "critical", "moderate")
-    ]

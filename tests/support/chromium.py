@@ -19,6 +19,7 @@ from support.node import packages
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 30.0  # seconds, on a busy machine
+SIZES = {"narrow": {"width": 360, "height": 740}, "wide": {"width": 1440, "height": 900}}
 MARKUP = '<img src=x onerror="document.title=1"><b>bold</b>'
 
 
@@ -108,16 +109,29 @@ class Visitor:
         assert self.complaints == []
 
 
+def wrong_with(person: Visitor, source: str) -> list[str]:
+    """What axe-core, whose source is given, finds on the page."""
+    person.page.evaluate(source)
+    violations = person.page.evaluate(
+        "async () => (await axe.run({resultTypes: ['violations']})).violations"
+    )
+    return [
+        f"{each['id']} ({each['impact']}): {each['nodes'][0]['html']}"
+        for each in violations
+        if each["impact"] in ("serious", "critical", "moderate")
+    ]
+
+
 @contextmanager
 def receiver() -> Iterator[str]:
-    """Takes what comes to /ok, refuses all else with markup; its address."""
+    """Takes what comes to /ok, never takes what comes to /later, refuses all else with markup."""
+    answers = {"/ok": (200, b"thank you"), "/later": (503, b'{"error": "maintenance"}')}
 
     class Take(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            good = self.path == "/ok"
-            body = b"thank you" if good else MARKUP.encode()
-            self.send_response(200 if good else 422)
+            status, body = answers.get(self.path, (422, MARKUP.encode()))
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -103,7 +103,7 @@ class Process:
         return found
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self.logs if line["event"] == event]
+        return [line for line in self.logs if line.get("event") == event]
 
     def wait_logged(self, event: str, seconds: float = START) -> dict[str, Any]:
         """The first line of that event, waited for."""

@@ -288,14 +288,10 @@ def _unavailable(exc: Exception) -> StorageUnavailable:
 @cache
 def _client(region: str | None, endpoint_url: str | None, quick: bool = False) -> Any:
     """A client; threads share it. `quick`: for questions to which no answer is one as well."""
-    try:
-        from botocore.config import Config
-        from botocore.exceptions import NoRegionError
-        from botocore.session import get_session
-    except ImportError:
-        raise SettingsError(
-            "PENSTOCK_OBJECTS is in S3, which needs botocore: pip install 'penstock[aws]'"
-        ) from None
+    from botocore.config import Config
+    from botocore.exceptions import NoRegionError
+    from botocore.session import get_session
+
     config = Config(
         signature_version="s3v4",  # older ones have no presigned URLs that cover headers
         connect_timeout=1 if quick else 5,
