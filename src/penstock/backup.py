@@ -40,12 +40,16 @@ _DATABASE, _SECRET, _OBJECTS, _MANIFEST = "penstock.db", "secret.key", "objects"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An archive. `secret_key`: whether it holds the key that opens the secrets in it."""
+    """An archive. `secret_key`: whether it holds the key that opens the secrets in it.
+
+    `bucket`: whether the objects are elsewhere, and not in it.
+    """
 
     path: Path
     size: int
     objects: int
     secret_key: bool
+    bucket: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def _write(settings: Settings, path: Path) -> Made:
     try:
         sqlite.backup(settings.sqlite_path, copy)
         _forget_holds(copy)
-        root = _folder(settings)
+        root = _root(settings)
         found = [] if root is None else _objects(root)
         key = settings.data_dir / _SECRET
         holds_key = key.is_file() and not settings.secret_key
@@ -115,6 +119,7 @@ def _write(settings: Settings, path: Path) -> Made:
             "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "database_sha256": _sha256(copy),
             "objects": len(found),
+            "bucket": root is None,
             "secret_key": holds_key,
         }
         # Whoever reads it can read what the server knows, and sign in its name.
@@ -137,7 +142,13 @@ def _write(settings: Settings, path: Path) -> Made:
     finally:
         for left in (part, copy, *(copy.with_name(copy.name + end) for end in ("-wal", "-shm"))):
             left.unlink(missing_ok=True)
-    return Made(path, size, len(found), holds_key)
+    return Made(path, size, len(found), holds_key, root is None)
+
+
+def _root(settings: Settings) -> Path | None:
+    """The folder of the objects; None if they are in a bucket, which is no part of an archive."""
+    objects = make_objects(settings)
+    return objects.root if isinstance(objects, Folder) else None
 
 
 def _forget_holds(copy: Path) -> None:
@@ -145,12 +156,6 @@ def _forget_holds(copy: Path) -> None:
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("DELETE FROM leaders")
         connection.execute("PRAGMA journal_mode=DELETE")  # one file, whole
-
-
-def _folder(settings: Settings) -> Path | None:
-    """Where objects are, unless that is a bucket: what is in one stays there."""
-    objects = make_objects(settings)
-    return objects.root if isinstance(objects, Folder) else None
 
 
 def _objects(root: Path) -> list[tuple[str, Path]]:
@@ -181,7 +186,7 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
-    home, root = settings.data_dir, _folder(settings)
+    home, root = settings.data_dir, _root(settings)
     there = [each for each in _files(home) if each.exists()]
     objects = list(root.iterdir()) if root is not None and root.is_dir() else []
     if (there or objects) and not replace:
@@ -196,8 +201,8 @@ def _restore(settings: Settings, path: Path, replace: bool) -> Restored:
         _check(staging, manifest)
         if root is None and manifest["objects"]:
             raise BackupRefused(
-                f"{path} holds objects, and PENSTOCK_OBJECTS is a bucket: restore it without that"
-                " setting, or copy the objects of the archive into the bucket yourself"
+                "PENSTOCK_OBJECTS is a bucket and the archive holds objects: restore them to a"
+                " folder by leaving it out, then copy them into the bucket"
             )
         aside = _put_aside(there, objects, home) if there or objects else None
         if root is not None and (staging / _OBJECTS).is_dir():

@@ -134,7 +134,7 @@ async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
 _CURES: Final = {
     "database": "check PENSTOCK_DATABASE_URL, and that the database runs and lets this user in",
     "migrations": "check that the database can be read, then run: penstock migrate",
-    "objects": "check that the folder or bucket of PENSTOCK_OBJECTS can be written to",
+    "objects": "check that what PENSTOCK_OBJECTS names is there and can be written to",
     "queue": "check that what PENSTOCK_WAKEUPS names can be reached from here",
 }
 
@@ -244,8 +244,9 @@ def _objects(settings: Settings) -> Finding:
             "pip install 'penstock[predictions]', or PENSTOCK_SERVICES=events,tracking",
         )
     objects = make_objects(settings)
+    where = str(objects.root if isinstance(objects, Folder) else settings.objects)
     if isinstance(objects, Folder) and not objects.root.exists():
-        return Finding("objects", "ok", f"none yet: {objects.root} is made with the first")
+        return Finding("objects", "ok", f"none yet: {where} is made with the first")
     key = f"doctor/{secrets.token_hex(8)}"
     try:
         with objects.writing(key) as file:
@@ -256,7 +257,7 @@ def _objects(settings: Settings) -> Finding:
         objects.delete(key)
     if not whole:
         return Finding("objects", "fail", "what was written is not what is read", _CURES["objects"])
-    return Finding("objects", "ok", f"written and read in {settings.objects or 'the data folder'}")
+    return Finding("objects", "ok", f"written, read and deleted in {where}")
 
 
 # ------------------------------------------------------------------ in the database

@@ -49,10 +49,13 @@ def backup(
                 "bytes": made.size,
                 "objects": made.objects,
                 "secret_key": made.secret_key,
+                "bucket": made.bucket,
             }
         )
     else:
         say(f"{made.path}: {made.size:,} bytes, the database and {made.objects:,} objects")
+    if made.bucket:
+        note("the objects are in a bucket and not in it: keep versions there, or copy it too")
     if not made.secret_key:
         note("the secret key is not in it: keep PENSTOCK_SECRET_KEY, without it secrets are lost")
 
