@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock import __version__
 from penstock.predictions import starter
 from penstock.predictions.dead import DEAD_PREDICTIONS, DEAD_TRAININGS
 from penstock.predictions.registry import FILE
@@ -260,6 +261,7 @@ async def test_a_model_is_trained_answered_looked_into_and_rolled_back(
     third = f"{model}/versions/3"
     ready = await browser.get(third)
     assert "What it has learned" in ready.text
+    assert f"default · {__version__}" in ready.text
     assert 'class="line"' in ready.html  # of a number
     assert "Monthly" in ready.text  # of a category
     assert 'class="dot"' in ready.html
