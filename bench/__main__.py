@@ -12,6 +12,7 @@ NAMES = (
     "accept",
     "deliver",
     "claims",
+    "sqs",
     "backlog",
     "idle",
     "replay",
@@ -19,6 +20,7 @@ NAMES = (
     "dispatch",
     "score",
     "churn_quality",
+    "cold_start",
     "console",
 )
 

@@ -80,18 +80,26 @@ def log_events() -> str:
 def metrics() -> str:
     """Every metric."""
     return table(
-        ("Metric", "Type", "Unit", "Labels", "Meaning"),
+        ("Metric", "Type", "Unit", "Labels", "In CloudWatch", "Meaning"),
         (
             (
                 f"`{metric.name}`",
                 metric.kind,
                 metric.unit,
                 ", ".join(f"`{name}`" for name in metric.labels),
+                _in_cloudwatch(metric),
                 metric.description,
             )
             for metric in telemetry.metrics_declared().values()
         ),
     )
+
+
+def _in_cloudwatch(metric: telemetry.Metric) -> str:
+    if metric.cloudwatch is None:
+        return ""
+    by = ", ".join(f"`{name}`" for name in metric.dimensions)
+    return f"`{metric.cloudwatch}`" + f" by {by}" * bool(by)
 
 
 def work_schema() -> str:

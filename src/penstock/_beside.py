@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from sqlalchemy import Executable
 
 from penstock.clock import Clock
-from penstock.errors import DataDirInUse, StorageError
+from penstock.errors import DataDirInUse, SettingsError, StorageError
 from penstock.jobs.foreign import notify_in
+from penstock.jobs.store import KIND
 from penstock.storage import Database, Statement, Tx, sql
 from penstock.work.wakeups import Wake
 
 if TYPE_CHECKING:
+    from penstock._beside_sqs import SqsBeside
     from penstock.settings import Settings
 
 T = TypeVar("T")
@@ -31,12 +34,22 @@ class Beside:
     """Runs units and lets workers know by the commit itself.
 
     Nobody here publishes wakes: on PostgreSQL each transaction carries its own NOTIFY, on
-    SQLite the owner notices the commit.
+    SQLite the owner notices the commit. Only where workers listen to SQS, it is told after the
+    commit.
     """
 
-    def __init__(self, database: Database, close: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, close: Callable[[], None], sqs: SqsBeside | None = None
+    ) -> None:
         self._database = database
-        self.close = close
+        self._close = close
+        self._sqs = sqs
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._sqs is not None:
+            self._sqs.close()
+        self._close()
 
     @classmethod
     def open(cls, settings: Settings | None, clock: Clock) -> Beside:
@@ -53,7 +66,12 @@ class Beside:
 
     async def unit(self, fn: Callable[[Tx], T]) -> T:
         """Commit what `fn` wrote."""
-        return await self._database.unit(lambda tx: _notifying(tx, fn))
+        if self._sqs is None:
+            return await self._database.unit(lambda tx: _notifying(tx, fn))
+        result, wakes = await self._database.unit(lambda tx: _recording(tx, fn))
+        if wakes:
+            await asyncio.wrap_future(self._sqs.send(wakes))
+        return result
 
     async def read(self, fn: Callable[[Tx], T]) -> T:
         """As of the latest commit."""
@@ -61,7 +79,12 @@ class Beside:
 
     def unit_sync(self, fn: Callable[[Tx], T]) -> T:
         """As `unit`, from any thread."""
-        return self._database.unit_sync(lambda tx: _notifying(tx, fn))
+        if self._sqs is None:
+            return self._database.unit_sync(lambda tx: _notifying(tx, fn))
+        result, wakes = self._database.unit_sync(lambda tx: _recording(tx, fn))
+        if wakes:
+            self._sqs.send(wakes).result()
+        return result
 
 
 class _Recording:
@@ -95,10 +118,14 @@ class _Recording:
             self.wakes.append(note)
 
 
-def _notifying(tx: Tx, fn: Callable[[Tx], T]) -> T:
+def _recording(tx: Tx, fn: Callable[[Tx], T]) -> tuple[T, list[Wake]]:
     recording = _Recording(tx)
-    result = fn(recording)
-    notify_in(tx, recording.wakes)
+    return fn(recording), recording.wakes
+
+
+def _notifying(tx: Tx, fn: Callable[[Tx], T]) -> T:
+    result, wakes = _recording(tx, fn)
+    notify_in(tx, wakes)
     return result
 
 
@@ -150,10 +177,27 @@ def _open_postgres(url: str, settings: Settings, clock: Clock) -> Beside:
     try:
         if not database.unit_sync(_has_tables):
             raise StorageError("the database has no tables of Penstock; run: penstock migrate")
+        sqs = _open_sqs(database, settings) if settings.wakeups == "sqs" else None
     except BaseException:
         database.close_sync()
         raise
-    return Beside(database, database.close_sync)
+    return Beside(database, database.close_sync, sqs)
+
+
+def _open_sqs(database: Database, settings: Settings) -> SqsBeside:
+    from penstock._beside_sqs import SqsBeside
+
+    if settings.sqs_jobs_queue_url is None:
+        raise SettingsError(
+            "PENSTOCK_SQS_JOBS_QUEUE_URL is missing: PENSTOCK_WAKEUPS is sqs, and this program"
+            " enqueues jobs"
+        )
+    return SqsBeside(
+        database,
+        {KIND: settings.sqs_jobs_queue_url},
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url,
+    )
 
 
 def _has_tables(tx: Tx) -> bool:

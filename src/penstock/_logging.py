@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import Token
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["json", "console"]
+from penstock._levels import Format, Level
 
 _NUMBERS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric as Family
@@ -22,6 +22,8 @@ class Metric:
     """One figure: what it is called, what it counts, and by what it is split.
 
     Labels take values from small fixed sets, never ids: each combination is kept for good.
+    `cloudwatch` is its name there, None = it is not sent; `by` are the labels that are dimensions
+    there, None = all of them.
     """
 
     name: str
@@ -31,6 +33,28 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = SECONDS_BUCKETS
     cloudwatch: str | None = None
+    by: tuple[str, ...] | None = None
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What it is split by in CloudWatch."""
+        return self.labels if self.by is None else self.by
+
+
+class Sink(Protocol):
+    """What also hears of metrics that have a name for CloudWatch."""
+
+    def add(self, metric: Metric, n: float, labels: Mapping[str, object]) -> None:
+        """A counter went up."""
+        ...
+
+    def set(self, metric: Metric, value: float, labels: Mapping[str, object]) -> None:
+        """A gauge was set."""
+        ...
+
+    def observe(self, metric: Metric, value: float, labels: Mapping[str, object]) -> None:
+        """A histogram has one observation more."""
+        ...
 
 
 class _Registry(CollectorRegistry):
@@ -52,6 +76,11 @@ class Metrics:
         # Looking a child up by its labels costs several times the increment itself.
         self._children: dict[tuple[Metric, tuple[tuple[str, object], ...]], Any] = {}
         self._lock = threading.Lock()
+        self._sink: Sink | None = None
+
+    def send_to(self, sink: Sink | None) -> None:
+        """From now on let `sink` hear of everything that CloudWatch is to know; None = nobody."""
+        self._sink = sink
 
     def _family(self, metric: Metric) -> Counter | Gauge | Histogram:
         described = (metric.name, metric.description, metric.labels)
@@ -74,14 +103,20 @@ class Metrics:
     def inc(self, metric: Metric, n: float = 1, /, **labels: object) -> None:
         """Add `n` to a counter or gauge."""
         self._child(metric, labels).inc(n)
+        if self._sink is not None and metric.cloudwatch is not None:
+            self._sink.add(metric, n, labels)
 
     def set(self, metric: Metric, value: float, /, **labels: object) -> None:
         """Set a gauge."""
         self._child(metric, labels).set(value)
+        if self._sink is not None and metric.cloudwatch is not None:
+            self._sink.set(metric, value, labels)
 
     def observe(self, metric: Metric, value: float, /, **labels: object) -> None:
         """Add one observation to a histogram."""
         self._child(metric, labels).observe(value)
+        if self._sink is not None and metric.cloudwatch is not None:
+            self._sink.observe(metric, value, labels)
 
     def value(self, metric: Metric, /, **labels: object) -> float:
         """The value of a counter or gauge, or the number of a histogram's observations.

@@ -15,6 +15,7 @@
     ├── JobError                a job was declared or called wrongly
     │   ├── UnknownJob          no function of that name is registered
     │   └── BadArguments        the arguments do not fit the function
+    ├── BackupRefused           a backup cannot be made or restored
     ├── NotFound                there is no such thing, or it belongs to another account
     ├── Conflict                the request contradicts what is stored
     ├── ApiError                a server refused a client's call (penstock.client)
@@ -79,6 +80,10 @@ class UnknownJob(JobError):
 
 class BadArguments(JobError):
     """The arguments do not fit the job's parameters."""
+
+
+class BackupRefused(PenstockError):
+    """A backup cannot be made or restored."""
 
 
 class NotFound(PenstockError):

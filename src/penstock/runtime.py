@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 from penstock._version import __version__
 from penstock.clock import Clock, SystemClock
-from penstock.errors import SettingsError, StorageError
+from penstock.errors import NotFound, SchemaNewer, SettingsError, StorageError, StorageFull
 from penstock.settings import Settings, load_secret_keys
 from penstock.storage import Database, doomed, retention
 from penstock.storage.lock import lock_of
+from penstock.storage.objects import Objects
 from penstock.storage.retention import Rule, batches
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.telemetry import (
@@ -32,6 +33,7 @@ from penstock.telemetry import (
     CIRCUIT_HALF_OPENED,
     CIRCUIT_OPENED,
     MIGRATION_APPLIED,
+    SCHEMA_NEWER,
     log,
 )
 from penstock.wiring import (
@@ -47,7 +49,14 @@ from penstock.wiring import (
 )
 from penstock.work import circuit
 from penstock.work.isolate import child_process
-from penstock.work.schedule import Periodic, Scheduler, gauges, release_all, sweeper
+from penstock.work.schedule import (
+    Periodic,
+    Scheduler,
+    dead_letters,
+    gauges,
+    release_all,
+    sweeper,
+)
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wakeups
 from penstock.work.wakeups.local import LocalWakeups
@@ -63,7 +72,16 @@ if TYPE_CHECKING:
     from penstock.work.line import Isolate
 
 GAUGES_EVERY = 15.0  # seconds
+OBJECTS_CHECK = 1.5  # seconds; less than readiness has for all checks together
+DEAD_LETTERS_EVERY = 50.0  # seconds: each minute, when each minute is asked what is due
 PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
+# The kinds of work of each service: who has a queue of its own sends them there.
+KINDS = {
+    "jobs": ("job",),
+    "events": ("delivery", "fanout", "replay"),
+    "tracking": ("shipment_check", "shipment_import"),
+    "predictions": ("prediction", "model_training"),
+}
 
 
 def migrate(settings: Settings) -> tuple[str | None, str]:
@@ -112,13 +130,24 @@ def _upgrade(
     return before, head
 
 
-def check_migrated(settings: Settings) -> None:
-    """SettingsError unless the database has the tables of this version. Blocks."""
+def check_migrated(settings: Settings, *, or_newer: bool = False) -> None:
+    """SettingsError unless the database has the tables of this version. Blocks.
+
+    With `or_newer`, those of a version that this one does not know will do: a migration only adds,
+    so that the version before works on, and can be gone back to.
+    """
     from penstock.storage import migrate as schema
 
     url = settings.database_url
     target = settings.sqlite_path if url is None else url.get_secret_value()
-    found, head = schema.current(target), schema.head()
+    head = schema.head()
+    try:
+        found = schema.current(target)
+    except SchemaNewer as exc:
+        if not or_newer:
+            raise
+        log(SCHEMA_NEWER, known=head, error=str(exc))
+        return
     if found != head:
         raise SettingsError(
             f"the database is at schema {found or 'none'}, this version needs {head}:"
@@ -154,16 +183,45 @@ def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
     )
 
 
-def make_wakeups(settings: Settings, database: Database) -> Wakeups:
-    """The wake-ups that fit the database, unless a setting says otherwise."""
+def make_wakeups(settings: Settings, database: Database, *, listen: bool = True) -> Wakeups:
+    """The wake-ups that fit the database, unless a setting says otherwise.
+
+    With `listen=False` the process only tells others, if there may be others.
+    """
     if isinstance(database, SqliteDatabase):
         return LocalWakeups(watch=_others_committed(database))
     if settings.wakeups == "local":
         return LocalWakeups()
+    if settings.wakeups == "sqs":
+        return _sqs_wakeups(settings, listen=listen)
     from penstock.work.wakeups.postgres import PostgresWakeups
 
     assert settings.database_url is not None
-    return PostgresWakeups(settings.database_url.get_secret_value())
+    return PostgresWakeups(settings.database_url.get_secret_value(), listen=listen)
+
+
+def queues(settings: Settings) -> dict[str, str]:
+    """The URL of the SQS queue for each kind of work that the settings' services have."""
+    found: dict[str, str] = {}
+    for service in dict.fromkeys(("jobs", *running(settings))):
+        if service not in settings.sqs_queues:
+            raise SettingsError(
+                f"PENSTOCK_SQS_{service.upper()}_QUEUE_URL is missing: PENSTOCK_WAKEUPS is sqs,"
+                f" and this process has the service {service}"
+            )
+        found |= dict.fromkeys(KINDS[service], settings.sqs_queues[service])
+    return found
+
+
+def _sqs_wakeups(settings: Settings, *, listen: bool) -> Wakeups:
+    from penstock.work.wakeups.sqs import SqsWakeups
+
+    return SqsWakeups(
+        queues(settings),
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url,
+        listen=listen,
+    )
 
 
 def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]:
@@ -194,13 +252,19 @@ class Runtime:
     services: tuple[Service, ...]
     worker: Worker
     scheduler: Scheduler
-    _tasks: list[asyncio.Task[object]] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _console: Desk | None = None
 
     def start(self) -> asyncio.Task[Summary]:
         """Start worker and scheduler; the task ends after `worker.stop()`."""
-        self._tasks.append(asyncio.create_task(self.scheduler.run(), name="scheduler"))
+        self.start_scheduler()
         return asyncio.create_task(self.worker.run(), name="worker")
+
+    def start_scheduler(self) -> asyncio.Task[None]:
+        """Start the scheduler; it ends with the runtime."""
+        task = asyncio.create_task(self.scheduler.run(), name="scheduler")
+        self._tasks.append(task)
+        return task
 
     def stop(self) -> None:
         """Stop taking work and end what waits."""
@@ -212,7 +276,11 @@ class Runtime:
     async def ready(self) -> dict[str, str | None]:
         """What readiness depends on beside the database, each with what is wrong, or None."""
         healthy = getattr(self.wakeups, "healthy", True)
-        return {"wakeups": None if healthy else "notifications cannot be received"}
+        checks = {"wakeups": None if healthy else "wake-ups cannot be received or sent"}
+        for service in self.services:
+            if service.objects is not None:
+                checks["objects"] = await _objects_failure(service.objects)
+        return checks
 
     def http(self, admin_token: str | None = None) -> FastAPI:
         """The API over these services. `admin_token` may do everything as `default`."""
@@ -268,8 +336,11 @@ async def open_runtime(
     app_path: str | None = None,
     clock: Clock | None = None,
     isolate: bool = True,
+    listen: bool = True,
 ) -> AsyncIterator[Runtime]:
     """Open everything a working process needs; closes it in reverse order.
+
+    `listen=False`: wake-ups come some other way, or none is waited for.
 
     The tables must be there (`migrate`). On SQLite this process becomes the database's owner, and
     whatever an earlier owner held when it died is returned.
@@ -279,7 +350,7 @@ async def open_runtime(
         database = make_database(settings, clock, owner=True)
         await database.open()
         stack.push_async_callback(database.close)
-        wakeups = make_wakeups(settings, database)
+        wakeups = make_wakeups(settings, database, listen=listen)
         await wakeups.open()
         stack.push_async_callback(wakeups.close)
         waker = Waker(database, wakeups)
@@ -310,6 +381,7 @@ async def open_runtime(
         periodic = [
             sweeper(database, waker, kinds, every=settings.sweep_interval, held=worker.held),
             gauges(database, kinds, every=GAUGES_EVERY),
+            *_dead_letters(wakeups),
             *(task for service in made for task in service.periodic),
             *(_pruning(database, rule) for rule in _retention(made)),
         ]
@@ -327,6 +399,24 @@ async def open_runtime(
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime
+
+
+async def _objects_failure(objects: Objects) -> str | None:
+    try:
+        async with asyncio.timeout(OBJECTS_CHECK):
+            await asyncio.to_thread(objects.check)
+    except StorageFull:
+        return "there is no room for objects"
+    except (StorageError, NotFound):  # no bucket of this name
+        return "objects cannot be read or written"
+    except TimeoutError:
+        return f"no answer in {OBJECTS_CHECK:g} s"
+    return None
+
+
+def _dead_letters(wakeups: Wakeups) -> list[Periodic]:
+    ask = getattr(wakeups, "dead_letters", None)  # of queues that have such
+    return [] if ask is None else [dead_letters(ask, every=DEAD_LETTERS_EVERY)]
 
 
 def _retention(services: Sequence[Service]) -> list[Rule]:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -29,19 +29,23 @@ from penstock.runtime import (
 )
 from penstock.settings import Settings
 from penstock.telemetry import (
+    SCHEDULER_STARTED,
     SERVER_STARTED,
     SERVER_STOPPED,
     WORKER_STARTUP,
     configure_logging,
     log,
+    metrics,
+    metrics_to_cloudwatch,
 )
-from penstock.wiring import is_loopback, running
+from penstock.wiring import is_loopback, listening_nowhere, running
 from penstock.work.kinds import Claim
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PORTS_TRIED = 20
+METRICS_EVERY = 60.0  # seconds; CloudWatch keeps figures by the minute
 # Seconds after which a thread that waits for the interpreter gets it (Python's default is 5 ms).
 # The database's threads ask for it between any two statements, and requests wait for them.
 SWITCH_INTERVAL = 0.0005
@@ -73,13 +77,24 @@ async def up(
     app_path: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
     companion: Companion = _nothing,
+    working: bool = True,
 ) -> int:
-    """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT."""
+    """Everything in one process: API, workers, scheduler. Returns at SIGTERM or SIGINT.
+
+    Without `working` it is the API alone: others work, which takes PostgreSQL.
+    """
     configure_logging(settings.log_level, settings.log_format)
     app = load_app(app_path)
     make_data_dir(settings)  # for run.json, whatever the database
-    await asyncio.to_thread(migrate, settings)
-    async with open_runtime(settings, app=app, app_path=app_path) as runtime:
+    if working:
+        await asyncio.to_thread(migrate, settings)
+    else:
+        _among_others(settings, "api")
+        await asyncio.to_thread(check_migrated, settings, or_newer=True)
+    async with (
+        _metrics_sent(settings),
+        open_runtime(settings, app=app, app_path=app_path, listen=working) as runtime,
+    ):
         with listen(settings) as listening:
             stopping = _signals()
             began = runtime.clock.monotonic()
@@ -88,7 +103,8 @@ async def up(
             serving = asyncio.create_task(http.serve(sockets=[listening]), name="http")
             await _first(serving, asyncio.create_task(http.listening.wait()))
             _keep_what_start_up_made()
-            worker = runtime.start()
+            waiting = asyncio.create_task(stopping.wait())
+            worker: asyncio.Task[Any] = runtime.start() if working else waiting
             with runfile.written(settings.data_dir, run_file):
                 log(
                     SERVER_STARTED,
@@ -103,7 +119,7 @@ async def up(
                 if is_loopback(settings.host):
                     announce(f"Sign in (once, within ten minutes): {run_file.url}{link(runtime)}")
                 beside = asyncio.create_task(companion(runtime, run_file))
-                await _first(asyncio.create_task(stopping.wait()), worker, serving, beside)
+                await _first(waiting, worker, serving, beside)
                 beside.cancel()
                 http.should_exit = True
                 runtime.stop()
@@ -117,13 +133,17 @@ async def up(
 
 async def work(settings: Settings, *, app_path: str | None = None) -> int:
     """Workers and scheduler, no API. Returns at SIGTERM or SIGINT."""
+    settings = listening_nowhere(settings)
     configure_logging(settings.log_level, settings.log_format)
     app = load_app(app_path)
     if settings.database_url is None:
         await asyncio.to_thread(migrate, settings)
     else:
-        await asyncio.to_thread(check_migrated, settings)
-    async with open_runtime(settings, app=app, app_path=app_path) as runtime:
+        await asyncio.to_thread(check_migrated, settings, or_newer=True)
+    async with (
+        _metrics_sent(settings),
+        open_runtime(settings, app=app, app_path=app_path) as runtime,
+    ):
         stopping = _signals()
         log(
             WORKER_STARTUP,
@@ -140,19 +160,77 @@ async def work(settings: Settings, *, app_path: str | None = None) -> int:
     return 0
 
 
+async def schedule(settings: Settings, *, app_path: str | None = None) -> int:
+    """The scheduler alone; others work, which takes PostgreSQL. Returns at SIGTERM or SIGINT."""
+    configure_logging(settings.log_level, settings.log_format)
+    _among_others(settings, "scheduler")
+    app = load_app(app_path)
+    await asyncio.to_thread(check_migrated, settings, or_newer=True)
+    async with open_runtime(settings, app=app, app_path=app_path, listen=False) as runtime:
+        stopping = _signals()
+        began = runtime.clock.monotonic()
+        scheduling = runtime.start_scheduler()
+        log(
+            SCHEDULER_STARTED,
+            tasks=[task.name for task in runtime.scheduler.tasks],
+            database=runtime.database.dialect,
+        )
+        _keep_what_start_up_made()
+        await _first(asyncio.create_task(stopping.wait()), scheduling)
+        log(SERVER_STOPPED, uptime=round(runtime.clock.monotonic() - began, 3))
+        if scheduling.done():
+            scheduling.result()
+    return 0
+
+
+def _among_others(settings: Settings, command: str) -> None:
+    """SettingsError on SQLite, whose one process does everything."""
+    if settings.database_url is None:
+        raise SettingsError(
+            f"`penstock {command}` works beside other processes, which takes PostgreSQL: set"
+            " PENSTOCK_DATABASE_URL; with SQLite, `penstock up` does everything"
+        )
+
+
 async def run_claimed_row(settings: Settings, claim: Claim, *, app_path: str | None) -> int:
     """The child's part of isolation: one row, settled by this process."""
     from penstock.runtime import open_services
     from penstock.work.isolate import run_one
 
     configure_logging(settings.log_level, settings.log_format)
-    async with open_services(settings, app=load_app(app_path)) as (database, services, clock):
+    async with (
+        _metrics_sent(settings),
+        open_services(settings, app=load_app(app_path)) as (database, services, clock),
+    ):
         for service in services:
             for kind in service.kinds:
                 if kind.name == claim.kind:
                     settled = await run_one(database, kind, claim, clock)
                     return 0 if settled else 1
     return 1
+
+
+@contextlib.asynccontextmanager
+async def _metrics_sent(settings: Settings) -> AsyncIterator[None]:
+    """While this is open, figures go to CloudWatch now and then, and once more at its end."""
+    if settings.metrics != "emf":
+        yield
+        return
+    emf = metrics_to_cloudwatch(settings.metrics_namespace)
+
+    async def now_and_then() -> None:
+        while True:
+            await asyncio.sleep(METRICS_EVERY)
+            emf.flush()
+
+    flushing = asyncio.create_task(now_and_then(), name="metrics")
+    try:
+        yield
+    finally:
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        metrics.send_to(None)
+        emf.flush()
 
 
 def link(runtime: Runtime) -> str:

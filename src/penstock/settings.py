@@ -39,11 +39,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from penstock._levels import Format, Level
 from penstock.durations import describe, seconds
 from penstock.errors import SettingsError
 from penstock.mail import Sender, SmtpServer, parse_sender, parse_smtp_url
 from penstock.secretbox import MIN_KEY_LENGTH, key_in_file
-from penstock.telemetry import SETTING_UNKNOWN, Format, Level, log
 
 PREFIX: Final = "PENSTOCK_"
 SERVICES: Final = ("jobs", "events", "tracking", "predictions")
@@ -111,6 +111,48 @@ def _mail_subject(value: object) -> object:
     return value
 
 
+def _queue_url(value: object) -> object:
+    if isinstance(value, str):
+        path = TypeAdapter(AnyHttpUrl).validate_python(value).path or ""
+        if not path.strip("/"):
+            raise ValueError("it names no queue")
+        if path.endswith(".fifo"):
+            raise ValueError("a FIFO queue; wake-ups need a standard one")
+    return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class S3Place:
+    """A bucket, and what the names of objects in it begin with."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+def _objects(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    scheme, mark, rest = value.partition("://")
+    if not mark:
+        return Path(value).expanduser()
+    bucket, _, prefix = rest.partition("/")
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    if scheme != "s3" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        raise ValueError("it names no bucket")
+    if not re.fullmatch(r"([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?)?", prefix) or ".." in prefix:
+        raise ValueError("its prefix holds something else than letters, digits and _ . - /")
+    return S3Place(bucket, prefix.rstrip("/"))
+
+
+def _namespace(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", value):
+        raise ValueError("not a name of a namespace")
+    return value
+
+
 def _http_url(value: object) -> object:
     if isinstance(value, str):
         TypeAdapter(AnyHttpUrl).validate_python(value)
@@ -141,6 +183,7 @@ HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 BaseUrl = Annotated[HttpUrl, AfterValidator(_base_url)]
 CredentialText = Annotated[str, BeforeValidator(_credential_text)]
 CredentialSecret = Annotated[SecretStr, BeforeValidator(_credential_text)]
+QueueUrl = Annotated[str, BeforeValidator(_queue_url)]
 
 
 def _setting(default: Any, description: str, expects: str, **limits: Any) -> Any:
@@ -176,6 +219,15 @@ def _calls_per_day(carrier: str) -> Any:
         f"{carrier}: calls in any 24 hours that one credential may make. When absent, the usual.",
         "a whole number, 2 or more",
         ge=2,
+    )
+
+
+def _queue(service: str) -> Any:
+    return _setting(
+        None,
+        f"The SQS queue for wake-ups of the service {service}; required with "
+        "`PENSTOCK_WAKEUPS=sqs` where it runs. Several services may share one.",
+        "a queue's URL such as https://sqs.eu-west-1.amazonaws.com/123456789012/penstock",
     )
 
 
@@ -252,12 +304,18 @@ class Settings(BaseSettings):
         "Prepare statements on PostgreSQL. Turn it off behind a pooler such as RDS Proxy.",
         "true or false",
     )
-    wakeups: Annotated[Literal["auto", "local", "postgres"], BeforeValidator(_lower)] = _setting(
-        "auto",
-        "How workers learn of new work: within the process, or through PostgreSQL. "
-        "`auto` follows the database.",
-        "auto, local or postgres",
+    wakeups: Annotated[Literal["auto", "local", "postgres", "sqs"], BeforeValidator(_lower)] = (
+        _setting(
+            "auto",
+            "How workers learn of new work: within the process, through PostgreSQL, or through "
+            "Amazon SQS (with PostgreSQL as the database). `auto` follows the database.",
+            "auto, local, postgres or sqs",
+        )
     )
+    sqs_events_queue_url: QueueUrl | None = _queue("events")
+    sqs_tracking_queue_url: QueueUrl | None = _queue("tracking")
+    sqs_predictions_queue_url: QueueUrl | None = _queue("predictions")
+    sqs_jobs_queue_url: QueueUrl | None = _queue("jobs")
     services: Annotated[
         tuple[Annotated[str, BeforeValidator(_service)], ...],
         NoDecode,
@@ -289,7 +347,8 @@ class Settings(BaseSettings):
     ) = _setting(
         None,
         "Private networks that deliveries may go to, also by plain http. When absent, none; "
-        "but a server that listens on loopback allows 127.0.0.0/8. Empty: none at all.",
+        "but a server that listens on loopback allows 127.0.0.0/8, and so does a worker whose "
+        "`PENSTOCK_HOST` is set to loopback. Empty: none at all.",
         "comma-separated networks such as 10.0.0.0/8, 127.0.0.1/32",
     )
     delivery_slots: int = _setting(256, "Deliveries under way at once in a process.", _COUNT, ge=1)
@@ -390,11 +449,17 @@ class Settings(BaseSettings):
     royal_mail_url: BaseUrl | None = _carrier_url("Royal Mail")
     royal_mail_calls_per_second: float | None = _calls_per_second("Royal Mail")
     royal_mail_calls_per_day: int | None = _calls_per_day("Royal Mail")
-    objects: Annotated[Path, AfterValidator(Path.expanduser)] | None = _setting(
+    objects: Annotated[Path | S3Place, BeforeValidator(_objects)] | None = _setting(
         None,
-        "The folder of uploads, results and models; every process needs the same. When absent, "
-        "`objects` in the data folder.",
-        "a folder's path",
+        "Where uploads, results and models are kept: a folder, or a bucket of Amazon S3. Every "
+        "process needs the same. When absent, the folder `objects` in the data folder.",
+        "a folder's path, or a bucket such as s3://bucket/prefix",
+    )
+    s3_endpoint_url: HttpUrl | None = _setting(
+        None,
+        "A server that speaks as Amazon S3 does, such as MinIO. When absent, "
+        "`PENSTOCK_AWS_ENDPOINT_URL`, else S3 itself.",
+        _URL,
     )
     prediction_processes: int | None = _setting(
         None,
@@ -465,6 +530,17 @@ class Settings(BaseSettings):
         gt=0,
     )
     metrics_public: bool = _setting(True, "Answer /metrics without a credential.", "true or false")
+    metrics: Annotated[Literal["prometheus", "emf"], BeforeValidator(_lower)] = _setting(
+        "prometheus",
+        "Where figures go: to `/metrics` alone, or also to Amazon CloudWatch, as lines of the log "
+        "in its embedded metric format.",
+        "prometheus or emf",
+    )
+    metrics_namespace: Annotated[str, BeforeValidator(_namespace)] = _setting(
+        "Penstock",
+        "The namespace of the metrics in CloudWatch; each environment in an account wants its own.",
+        "at most 255 letters, digits and . - _ / # :",
+    )
     log_level: Annotated[Level, BeforeValidator(_lower)] = _setting(
         "info", "The least level that is logged.", "debug, info, warning or error"
     )
@@ -477,11 +553,27 @@ class Settings(BaseSettings):
         None, "For clients: the Penstock server to talk to. When absent, the local one.", _URL
     )
     key: SecretStr | None = _setting(None, "For clients: the API key to use.", "an API key")
+    profile: str | None = _setting(
+        None,
+        "For commands: the server to ask, if no other is named. `penstock profiles add` stores it.",
+        "the name of a profile",
+    )
 
     @property
     def sqlite_path(self) -> Path:
         """Where the SQLite database is, if that is what is used."""
         return self.data_dir / "penstock.db"
+
+    @property
+    def sqs_queues(self) -> dict[str, str]:
+        """The queues' URLs, by service, as far as they are given."""
+        given = {
+            "events": self.sqs_events_queue_url,
+            "tracking": self.sqs_tracking_queue_url,
+            "predictions": self.sqs_predictions_queue_url,
+            "jobs": self.sqs_jobs_queue_url,
+        }
+        return {service: url for service, url in given.items() if url is not None}
 
     @property
     def smtp_server(self) -> SmtpServer | None:
@@ -542,8 +634,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         faults = []
-        if self.wakeups == "postgres" and self.database_url is None:
-            faults.append(f"{PREFIX}WAKEUPS is postgres, which needs {PREFIX}DATABASE_URL")
+        if self.wakeups in ("postgres", "sqs") and self.database_url is None:
+            faults.append(f"{PREFIX}WAKEUPS is {self.wakeups}, which needs {PREFIX}DATABASE_URL")
         if self.oidc_issuer and not self.oidc_audience:
             faults.append(
                 f"{PREFIX}OIDC_AUDIENCE is missing: without it, tokens that "
@@ -647,8 +739,14 @@ def _is_secret(field: FieldInfo) -> bool:
 
 
 def _warn_of_unknown(source: str, values: Mapping[str, Any]) -> None:
+    unknown = sorted(values.keys() - _names())
+    if not unknown:
+        return
+    # Loaded by those only who log: a command that asks a server does not wait for it.
+    from penstock.telemetry import SETTING_UNKNOWN, log
+
     shown: Callable[[str], str] = str if source == "penstock.toml" else _variable
-    for name in sorted(values.keys() - _names()):
+    for name in unknown:
         fields = {"name": shown(name), "source": source}
         if close := difflib.get_close_matches(name, _names(), n=1):
             fields["did_you_mean"] = shown(close[0])

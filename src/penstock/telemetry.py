@@ -18,10 +18,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock._logging import Format, Level, LogEvent, bind, configure_logging, log
+from penstock._emf import Emf
+from penstock._levels import Format, Level
+from penstock._logging import LogEvent, bind, configure_logging, log
 from penstock._metrics import Metric, Metrics
 
 __all__ = [
+    "Emf",
     "Format",
     "Level",
     "LogEvent",
@@ -33,6 +36,7 @@ __all__ = [
     "log_events",
     "metrics",
     "metrics_declared",
+    "metrics_to_cloudwatch",
 ]
 
 
@@ -48,8 +52,11 @@ SERVER_STARTED: Final = _event(
     "The API listens.",
     *("url", "database", "data_dir", "services", "version", "seconds"),
 )
+SCHEDULER_STARTED: Final = _event(
+    "scheduler_started", "info", "A process that only schedules has started.", "tasks", "database"
+)
 SERVER_STOPPED: Final = _event(
-    "server_stopped", "info", "The API stopped listening and the process ends.", "uptime"
+    "server_stopped", "info", "The process ends; if it had the API, that listens no more.", "uptime"
 )
 SETTING_UNKNOWN: Final = _event(
     "setting_unknown",
@@ -68,6 +75,12 @@ MIGRATION_APPLIED: Final = _event(
     "info",
     "The database's tables were brought to this version.",
     *("from_revision", "to_revision", "backup", "seconds"),
+)
+SCHEMA_NEWER: Final = _event(
+    "schema_newer",
+    "warning",
+    "The tables are those of a later version, as after a rollback; they are used as they are.",
+    *("known", "error"),
 )
 STORAGE_FULL: Final = _event(
     "storage_full",
@@ -116,7 +129,43 @@ QUEUE_UNREACHABLE: Final = _event(
     "queue_unreachable",
     "error",
     "Wake-ups cannot be received or sent; it is tried again.",
-    *("wakeups", "error", "retry_in"),
+    *("wakeups", "queue", "error", "retry_in"),
+)
+MESSAGE_VALIDATION_FAILED: Final = _event(
+    "message_validation_failed",
+    "warning",
+    "A message in a queue is no wake-up; it was deleted, and this line is what is left of it.",
+    *("queue", "message_id", "reason", "body"),
+)
+MESSAGE_LEFT: Final = _event(
+    "message_left",
+    "info",
+    "A wake-up is for a kind of work that this process does not know; it was left in the queue.",
+    *("queue", "message_id", "kind"),
+)
+INVOCATION_FINISHED: Final = _event(
+    "invocation_finished",
+    "debug",
+    "A Lambda function worked off the lanes that messages named.",
+    *("messages", "processed", "failed", "returned", "seconds"),
+)
+INVOCATION_FAILED: Final = _event(
+    "invocation_failed",
+    "error",
+    "A Lambda function could not do what it was called for; the messages come again.",
+    *("messages", "error"),
+)
+DEAD_LETTERS_UNSEEN: Final = _event(
+    "dead_letters_unseen",
+    "info",
+    "SQS does not let this process see how many dead letters there are; it asks no more.",
+    "error",
+)
+LANE_UNKNOWN: Final = _event(
+    "lane_unknown",
+    "debug",
+    "A wake-up named a lane that does not exist, perhaps no more; nothing was owed.",
+    *("kind", "lane"),
 )
 CIRCUIT_OPENED: Final = _event(
     "circuit_opened",
@@ -340,6 +389,14 @@ ROWS_LAPSED: Final = Metric(
     "Leases that ended without news from their worker.",
     ("kind",),
 )
+MESSAGES_REFUSED: Final = Metric(
+    "penstock_messages_refused_total",
+    "counter",
+    "messages",
+    "Messages in queues that were no wake-ups.",
+    ("queue",),
+    cloudwatch="MessagesRefused",
+)
 CLAIM_TO_START: Final = Metric(
     "penstock_claim_to_start_seconds",
     "histogram",
@@ -371,6 +428,14 @@ DEAD_ROWS: Final = Metric(
     "Rows that were given up.",
     ("kind",),
     cloudwatch="DeadRows",
+)
+DEAD_LETTERS: Final = Metric(
+    "penstock_dead_letters",
+    "gauge",
+    "messages",
+    "Messages in dead-letter queues, by the queue's name.",
+    ("queue",),
+    cloudwatch="DlqDepth",
 )
 LANES_OPEN: Final = Metric(
     "penstock_lanes_open",
@@ -435,6 +500,7 @@ CARRIER_CALLS: Final = Metric(
     "Calls to carriers by what came of them (found, not_found, unavailable, rate_limited, …).",
     ("carrier", "outcome"),
     cloudwatch="CarrierCalls",
+    by=("outcome",),
 )
 CARRIER_CALL_DURATION: Final = Metric(
     "penstock_carrier_call_duration_seconds",
@@ -498,3 +564,10 @@ def metrics_declared() -> dict[str, Metric]:
 
 
 metrics: Final = Metrics(metrics_declared().values())
+
+
+def metrics_to_cloudwatch(namespace: str) -> Emf:
+    """From now on keep what CloudWatch is to know, under this name, until it is flushed."""
+    emf = Emf(namespace)
+    metrics.send_to(emf)
+    return emf

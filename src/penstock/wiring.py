@@ -10,7 +10,9 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.clock import Clock
@@ -18,7 +20,7 @@ from penstock.errors import SettingsError
 from penstock.secretbox import SecretBox
 from penstock.settings import Network, Settings, load_secret_keys
 from penstock.storage import Database, Tx
-from penstock.storage.objects import Folder
+from penstock.storage.objects import Folder, Objects
 from penstock.storage.retention import BATCH, Rule, batches
 from penstock.telemetry import PREDICTIONS_OFF, PRIVATE_TARGETS_ALLOWED, log
 from penstock.work import emit
@@ -46,6 +48,7 @@ class Service:
     on_notes: Callable[[Sequence[object]], None] | None = None
     prepare: Callable[[Tx], None] | None = None  # once, before this process works
     stopping: Callable[[], None] | None = None  # end what waits: long polls
+    objects: Objects | None = None  # what it depends on beside the database
     emit: Emit | None = None  # by which the others tell
     dead: tuple[DeadWork, ...] = ()
     lane_notes: Callable[[Tx, Sequence[str]], Mapping[str, LaneNote]] | None = None
@@ -99,9 +102,19 @@ def tell_what_is_off(settings: Settings) -> None:
         log(PREDICTIONS_OFF, missing=lacking)
 
 
-def make_objects(settings: Settings) -> Folder:
+def make_objects(settings: Settings) -> Objects:
     """Where uploads, results and models are kept."""
-    return Folder((settings.objects or settings.data_dir / "objects").absolute())
+    place = settings.objects or settings.data_dir / "objects"
+    if isinstance(place, Path):
+        return Folder(place.absolute())
+    if find_spec("botocore") is None:
+        raise SettingsError(
+            "PENSTOCK_OBJECTS is in S3, which needs aiobotocore: pip install 'penstock[aws]'"
+        )
+    from penstock.storage.objects_s3 import Bucket
+
+    endpoint_url = settings.s3_endpoint_url or settings.aws_endpoint_url
+    return Bucket(place.bucket, place.prefix, settings.aws_region, endpoint_url)
 
 
 def _jobs(
@@ -223,10 +236,11 @@ def _predictions(
 ) -> Service:
     from penstock.predictions import dead, service
 
+    objects = make_objects(settings)
     made = service.build(
         database=database,
         clock=clock,
-        objects=make_objects(settings),
+        objects=objects,
         emit=tell,
         processes=settings.prediction_processes or _processors(),
         max_upload=int(settings.max_upload),
@@ -242,6 +256,7 @@ def _predictions(
         retention=made.retention,
         on_notes=made.on_notes,
         dead=(dead.DEAD_PREDICTIONS, dead.DEAD_TRAININGS),
+        objects=objects,
     )
 
 
@@ -261,6 +276,16 @@ def private_targets(settings: Settings) -> tuple[Network, ...]:
     if is_loopback(settings.host):
         return (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     return ()
+
+
+def listening_nowhere(settings: Settings) -> Settings:
+    """The settings of a process without an API: it pushes to loopback only if told to by name.
+
+    That no address was given says nothing of where it runs; on Lambda, loopback is Lambda's own.
+    """
+    if settings.allow_private_targets is not None or "host" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"allow_private_targets": ()})
 
 
 def tell_private_targets(settings: Settings) -> None:
@@ -294,10 +319,10 @@ def no_jobs() -> Penstock:
 
 def for_children(settings: Settings) -> dict[str, str]:
     """What a child must be told: it reads .env and penstock.toml as this process did, but knows
-    nothing of the command line. The host decides where deliveries may go."""
+    nothing of the command line, by which it is decided where deliveries may go."""
     return {
         "PENSTOCK_DATA_DIR": str(settings.data_dir.absolute()),
-        "PENSTOCK_HOST": settings.host,
+        "PENSTOCK_ALLOW_PRIVATE_TARGETS": ",".join(map(str, private_targets(settings))),
     }
 
 

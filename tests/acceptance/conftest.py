@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from support.fixtures import api, receiver, server, start, topic
+from support.house import house
 
-__all__ = ["api", "receiver", "server", "start", "topic"]
+__all__ = ["api", "house", "receiver", "server", "start", "topic"]

@@ -1,4 +1,4 @@
-"""The command line: keys, migrations, events, exit codes, and the demo played to its end."""
+"""The command line: keys, migrations, events, exit codes."""
 
 from __future__ import annotations
 
@@ -170,6 +170,10 @@ async def test_a_remote_server_by_url_and_key(server: Up, tmp_path: Path, topic:
         (("events", "send", "a", "@missing.json"), 2),
         (("events", "send"), 2),
         (("nonsense",), 2),
+        (("api",), 2),  # on SQLite one process does everything
+        (("scheduler",), 2),
+        (("dead", "list"), 4),
+        (("lanes", "show", "a"), 4),
         (("up", "--port", "x"), 2),
         (("up", "-A", "no_such_module:app"), 2),
         (("keys", "create", "--name", "x", "--scopes", "everything:write"), 2),
@@ -254,42 +258,6 @@ async def test_an_unreachable_server_is_4(tmp_path: Path) -> None:
 
     assert (ran.code, ran.stdout) == (4, "")
     assert "http://127.0.0.1:9 does not answer" in ran.stderr
-
-
-async def test_the_demo_plays_to_its_end_and_stays_up(
-    start: Callable[..., Process], tmp_path: Path
-) -> None:
-    demo = start(Up, tmp_path / "data", command="demo")
-    assert isinstance(demo, Up)
-
-    async with asyncio.timeout(90):
-        while "Ctrl-C" not in demo.stdout:
-            assert demo.popen.poll() is None, demo.stderr
-            await asyncio.sleep(0.05)
-
-    text = demo.stdout
-    assert demo.url in text
-    assert re.search(r"demo\.order_created\s+delivered", text)
-    assert re.search(r"demo\.order_paid\s+delivered", text)
-    assert re.search(r"answers: 503, 503, 200", text)
-    assert re.search(r"demo\.order_lost\s+failed", text)
-    assert "verified" in text
-    async with Api(demo.url, demo.token) as api:
-        assert (await api.call("GET", "/health/ready")).status == 200
-        # What it says to try next works.
-        sent = await run("events", "send", "demo.hello", '{"text": "hello"}', data=demo.data)
-        assert sent.code == 0
-        told = await api.final(sent.stdout.split()[0])
-        assert told["status"] == "delivered"
-    demo.signal(signal.SIGINT)
-    assert await demo.ended() == 0
-    assert "Traceback" not in demo.stderr
-    # And once more on the same folder.
-    again = start(Up, tmp_path / "data", command="demo")
-    async with asyncio.timeout(90):
-        while "Ctrl-C" not in again.stdout:
-            await asyncio.sleep(0.05)
-    assert again.stdout.count("answers: ") == text.count("answers: ")
 
 
 async def test_ctrl_c_while_tailing_is_quiet(

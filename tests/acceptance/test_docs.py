@@ -38,12 +38,15 @@ from typing import Any, get_args
 
 import pytest
 
+from penstock.aws import secrets
 from penstock.events import http, sign, why
 from penstock.jobs import query as job_query
 from penstock.settings import PREFIX, Settings
 from penstock.tracking import columns, sheet
 from penstock.tracking import why as tracking_why
 from penstock.tracking.status import STATUSES
+from support.nursery import possible, shim
+from support.sqs_server import ENVIRONMENT, REGION, running
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -232,7 +235,11 @@ def commands(tmp_path: Path) -> Path:
     """`penstock` and `python` as the activated .venv has them."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, command in {"penstock": "-m penstock ", "python": ""}.items():
+    programs = {"penstock": "-m penstock ", "python": ""}
+    if possible(os.environ):
+        del programs["penstock"]
+        shim(folder)
+    for name, command in programs.items():
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command}"$@"\n')
         path.chmod(0o755)
@@ -296,20 +303,29 @@ def test_run_on_postgresql(new_postgres: Any, reader: Reader) -> None:
     reader.play(page)
 
 
+@pytest.mark.postgres
+def test_use_sqs(new_postgres: Any, reader: Reader) -> None:
+    page = DOCS / "how-to" / "use-sqs.md"
+    (written,) = re.findall(r"postgresql://\S+", page.read_text())
+    with running() as server:
+        for queue, file in (("events-dead", "dead.json"), ("events", "events.json"), ("jobs", "")):
+            attributes = json.loads(named(page, file)) if file else {}
+            server.sync(lambda queue=queue, its=attributes: server.create(queue, **its))
+        reader.swaps |= {
+            written: new_postgres(),
+            "https://sqs.eu-west-1.amazonaws.com": server.url,
+            "PENSTOCK_WAKEUPS=sqs": "PENSTOCK_WAKEUPS=sqs\n"
+            f"PENSTOCK_AWS_ENDPOINT_URL={server.url}\nPENSTOCK_AWS_REGION={REGION}",
+        }
+        reader.environment |= ENVIRONMENT
+        reader.run("export " + " ".join(f"{k}={v}" for k, v in ENVIRONMENT.items()), None)
+        reader.play(page)
+
+
 def test_examples(reader: Reader) -> None:
     for file in (ROOT / "examples").glob("*.py"):
         shutil.copy(file, reader.folder)
     reader.play(ROOT / "examples" / "README.md")
-
-
-def test_the_backup_can_be_restored(reader: Reader) -> None:
-    reader.play(DOCS / "how-to" / "keep-it-running.md")
-    restored = reader.folder / "restored"
-    restored.mkdir()
-    shutil.move(reader.folder / "backup.db", restored / "penstock.db")
-    shutil.move(reader.folder / "backup.key", restored / "secret.key")
-    reader.run("penstock keys create --name again --data restored", None)
-    assert reader.output.startswith("psk_")
 
 
 # ----------------------------------------------------------------- verification in four languages
@@ -490,10 +506,12 @@ def test_links_lead_somewhere() -> None:
 def test_every_setting_that_a_page_names_exists() -> None:
 
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {
-        "PENSTOCK_TEST_POSTGRES_URL"
+        "PENSTOCK_TEST_POSTGRES_URL",
+        secrets.PASSWORD,
+        secrets.KEY,
     }
     for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
-        assert set(re.findall(r"PENSTOCK_[A-Z_]+", page.read_text())) <= known, page
+        assert set(re.findall(r"PENSTOCK_[A-Z0-9_]+", page.read_text())) <= known, page
 
 
 def test_generated_parts_of_the_reference_are_up_to_date(environment: dict[str, str]) -> None:

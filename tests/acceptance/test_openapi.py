@@ -78,7 +78,7 @@ def test_answers_of_predictions_are_as_described(server: Up) -> None:
         "number": 1,
     }
     operations = _operations(server, r"^/v1/(uploads|predictions|models|templates/churn)")
-    assert len(operations) == 31
+    assert len(operations) == 33
     seen = _play_all(server, operations, known)
     assert seen >= {200, 202, 204, 400, 404, 409, 422}
 

@@ -27,7 +27,11 @@ VALUES = {
     "database_url": ("postgresql://u:p@h/d", "postgresql://u:p@h/d"),
     "database_threads": ("3", 3),
     "database_prepare": ("false", False),
-    "wakeups": ("postgres", "postgres"),
+    "wakeups": ("sqs", "sqs"),
+    "sqs_events_queue_url": ("http://127.0.0.1:1/1/events", "http://127.0.0.1:1/1/events"),
+    "sqs_tracking_queue_url": ("http://127.0.0.1:1/1/tracking", "http://127.0.0.1:1/1/tracking"),
+    "sqs_predictions_queue_url": ("http://127.0.0.1:1/1/scores", "http://127.0.0.1:1/1/scores"),
+    "sqs_jobs_queue_url": ("http://127.0.0.1:1/1/jobs", "http://127.0.0.1:1/1/jobs"),
     "services": ("jobs, events", ["jobs", "events"]),
     "secret_key": ("a" * 16 + ", " + "b" * 16, ["a" * 16, "b" * 16]),
     "allow_private_targets": ("10.0.0.0/8, ::1/128", ["10.0.0.0/8", "::1/128"]),
@@ -59,6 +63,7 @@ VALUES = {
         if (name == "api_key") == (carrier == "dhl") or not name.startswith(("client", "api"))
     },
     "objects": ("/srv/objects", "/srv/objects"),
+    "s3_endpoint_url": ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
     "prediction_processes": ("3", 3),
     "max_upload": ("10MiB", 10485760),
     "max_rows": ("1000", 1000),
@@ -76,10 +81,13 @@ VALUES = {
     "oidc_audience_claim": ("client_id", "client_id"),
     "rate_limit": ("12.5", 12.5),
     "metrics_public": ("no", False),
+    "metrics": ("emf", "emf"),
+    "metrics_namespace": ("Penstock/staging", "Penstock/staging"),
     "log_level": ("WARNING", "warning"),
     "log_format": ("console", "console"),
     "url": ("https://penstock.example/", "https://penstock.example"),
     "key": ("psk_x", "psk_x"),
+    "profile": ("eu", "eu"),
 }
 CARRIERS = ("ups_", "usps_", "fedex_", "dhl_", "royal_mail_")
 SHOW = """
@@ -173,6 +181,8 @@ async def test_the_first_source_wins(tmp_path: Path) -> None:
         ("DATABASE_URL", "mysql://localhost/x"),
         ("DELIVERY_SCHEDULE", "1s,later"),
         ("WAKEUPS", "postgres"),
+        ("WAKEUPS", "sqs"),
+        ("SQS_EVENTS_QUEUE_URL", "events"),
         ("OIDC_ISSUER", "https://issuer.example"),
     ],
 )

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from penstock.predictions.model import load
 from penstock.predictions.training import boost
 from support.churn import csv_bytes, customers
 from support.process import environment
+from support.training import STOPPED
 
 Call = Callable[..., "Done"]
 COMMAND = ("--label", "churned", "--id", "customer")
@@ -173,6 +175,21 @@ def test_a_file_that_is_not_there(tmp_path: Path, call: Call) -> None:
 
     assert done.returncode == 2
     assert done.stderr == "penstock: none.csv does not exist.\n"
+
+
+@pytest.mark.parametrize("case", STOPPED)
+def test_what_the_file_does_not_say_is_asked(trained: Path, call: Call, case: str) -> None:
+    stopped = STOPPED[case]
+    trained.joinpath("asked.csv").write_bytes(stopped.content)
+    positive = ("--positive", "yes") if stopped.given else ()
+    done = call(trained, "asked.csv", *COMMAND, *positive, "--out", "none.json")
+
+    assert done.returncode == 2
+    assert re.search(stopped.says, done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
+    if stopped.flags is not None:
+        assert done.stderr.endswith(f" Answer with {stopped.flags}.\n"), done.stderr
+    assert not trained.joinpath("none.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -522,6 +522,29 @@ async def test_a_replay_for_a_disabled_endpoint_says_what_it_waits_for(
     assert (found["status"], found["behind"], found["delivered"]) == ("done", [], 1)
 
 
+async def test_a_replay_behind_a_halted_key_says_what_it_waits_for(
+    world: World, clock: ManualClock
+) -> None:
+    halting = await world.endpoint("a", on_dead="halt", schedule=[1.0])
+    await world.endpoint("b", on_dead="halt")
+    first, second = await world.accept("x", "x", key="k")
+    await world.push()
+    world.answer = lambda event_id, url: NEVER if event_id == first and url.endswith("/a") else OK
+    id_ = await world.start()
+    for _ in range(40):
+        await world.step(world.replay)
+        await world.push()
+        clock.advance(1)
+    found = await world.get(id_)
+    assert (found["status"], found["behind"]) == ("pending", [halting])
+    assert (found["delivered"], found["dead"], found["outstanding"]) == (2, 1, 1)
+    world.answer = OK
+    await world.again(first)
+    found = await world.run(id_)
+    assert (found["status"], found["behind"], found["outstanding"]) == ("done", [], 0)
+    assert (await world.event(second))["status"] == "replayed"
+
+
 async def test_a_disabled_endpoint_holds_up_nobody_else(world: World, clock: ManualClock) -> None:
     closed = await world.endpoint("a")
     await world.endpoint("b")
@@ -772,6 +795,11 @@ async def test_counts_hold_whatever_happens(world: World, clock: ManualClock, se
         clock.advance(luck.choice([0.05, 1.0, 3.0]))
         await world.check()
     world.answer = OK
+    # A queue that halted holds a replay up until somebody lets it go on.
+    for id_ in known:
+        await world.database.unit(
+            lambda tx, id_=id_: endpoints.change(tx, "default", id_, {"on_dead": "continue"})
+        )
     for id_ in running:
         clock.advance(40)
         assert (await world.run(id_))["status"] == "done"

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import NotFound
-from penstock.predictions import jobs
+from penstock.predictions import jobs, views
 from penstock.storage import Database, sql
 from penstock.storage.doomed import sweep
 from penstock.work import ledger
 from penstock.work.isolate import run_one
 from support.predicting import House
-from support.scoring import starter_csv
+from support.scoring import starter_csv, wide_csv
 
 pytestmark = pytest.mark.anyio
 
-ROWS = 60_000  # three chunks
+ROWS = 11_000  # three chunks
 
 CHUNKS = sql("""
 SELECT number, start_byte, end_byte, first_row, rows_scored, rows_set_aside, sha256
@@ -30,7 +30,7 @@ DOOMED = sql("SELECT prefix FROM doomed_objects ORDER BY prefix")
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    return starter_csv(ROWS)
+    return wide_csv(ROWS)
 
 
 @pytest.fixture
@@ -46,10 +46,19 @@ async def test_each_chunk_is_a_step_and_the_last_one_tells(house: House, content
     assert new
     assert (await house.prediction(id_)).status == "QUEUED"
 
-    seen = []
+    seen, etas = [], []
+    start = len(content[: content.index(b"\n") + 1])
     while await house.step(house.score):
+        house.clock.advance(3)  # type: ignore[attr-defined]
         found = await house.prediction(id_)
         seen.append((found.status, found.chunks, found.rows_scored))
+        shown = views.prediction(found, house.clock.now())
+        assert (shown["bytes_done"], shown["bytes_total"]) == (found.next_byte, len(content))
+        etas.append(shown["eta_seconds"])
+        pace = (found.next_byte - start) / (3.0 * len(seen))  # bytes a second
+        expected = None if found.status == "COMPLETED" else (len(content) - found.next_byte) / pace
+        assert etas[-1] == pytest.approx(expected, abs=0.1)
+    assert etas[0] > etas[1] > etas[2] == 0
     assert [each[:2] for each in seen] == [
         ("RUNNING", 1),
         ("RUNNING", 2),

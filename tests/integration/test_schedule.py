@@ -12,13 +12,29 @@ import pytest
 from penstock.clock import SECOND, ManualClock
 from penstock.errors import StorageUnavailable
 from penstock.storage import Database, Tx, sql
-from penstock.telemetry import DEAD_ROWS, DUE_ROWS, LANES_OPEN, OLDEST_DUE_AGE, metrics
+from penstock.telemetry import (
+    DEAD_LETTERS,
+    DEAD_ROWS,
+    DUE_ROWS,
+    LANES_OPEN,
+    OLDEST_DUE_AGE,
+    metrics,
+)
 from penstock.work import circuit, lanes, ledger
 from penstock.work.kinds import Claim, Kind, Task
 from penstock.work.outcomes import Dead, Outcome
-from penstock.work.schedule import LEASE, Periodic, Scheduler, gauges, release_all, sweeper
+from penstock.work.schedule import (
+    LEASE,
+    Periodic,
+    Scheduler,
+    dead_letters,
+    gauges,
+    release_all,
+    sweeper,
+)
 from penstock.work.settlement import decide
 from penstock.work.waker import Waker
+from penstock.work.wakeups import WakeupsError, WakeupsUnavailable
 from penstock.work.wakeups.local import LocalWakeups
 
 pytestmark = pytest.mark.anyio
@@ -396,3 +412,67 @@ async def test_a_sweeper_in_a_scheduler_brings_a_lost_wake_back(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_process_that_is_called_now_and_then_runs_what_is_due(
+    database: Database, clock: ManualClock
+) -> None:
+    ran: list[str] = []
+
+    def task(name: str, every: float, fault: Exception | None = None) -> Periodic:
+        async def run() -> None:
+            ran.append(name)
+            if fault is not None:
+                raise fault
+
+        return Periodic(name, every, run)
+
+    tasks = [task("often", 60), task("daily", 86400), task("bad", 86400, ValueError("no"))]
+    names = {"often", "daily", "bad"}
+
+    def process() -> Scheduler:  # each knows nothing of the one before
+        return Scheduler(database, clock, tasks)
+
+    assert await process().turn(names) == (["often", "daily", "bad"], ["bad"])
+    # What failed is not put off to its next time.
+    assert await process().turn(names) == (["bad"], ["bad"])
+    clock.advance(60)
+    assert await process().turn({"often", "daily"}) == (["often"], [])
+    assert await process().turn({"daily"}, due=False) == (["daily"], [])
+    assert await process().turn({"nothing"}) == ([], [])
+    clock.advance(86400)
+    assert await process().turn({"daily"}) == (["daily"], [])
+
+
+# --------------------------------------------------------------------------- dead letters
+
+
+async def test_dead_letters_are_counted_as_long_as_somebody_tells(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answers: list[dict[str, int] | Exception] = [
+        {"events-dead": 3, "jobs-dead": 0},
+        WakeupsUnavailable("no answer"),
+        {"events-dead": 1},
+        WakeupsError("SQS refused: AccessDenied"),
+    ]
+
+    async def ask() -> dict[str, int]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    task = dead_letters(ask, every=50.0)
+    await task.run()
+    assert metrics.value(DEAD_LETTERS, queue="events-dead") == 3
+    assert metrics.value(DEAD_LETTERS, queue="jobs-dead") == 0
+    with pytest.raises(WakeupsUnavailable):  # whoever runs it says so, and asks again
+        await task.run()
+    await task.run()
+    assert metrics.value(DEAD_LETTERS, queue="events-dead") == 1
+    capsys.readouterr()
+    for _ in range(3):  # the permission is missing: asked and said once
+        await task.run()
+    assert answers == []
+    assert capsys.readouterr().err.count("dead_letters_unseen") == 1

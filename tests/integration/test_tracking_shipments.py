@@ -118,9 +118,13 @@ async def test_a_patch_changes_what_it_names(world: World) -> None:
     await patch(label="new", reference=None)
     row = await world.row(id_)
     assert (row["label"], row["reference"], row["due_at"]) == ("new", None, due)
+    checked_at = world.clock.now()
     world.clock.advance(5)
-    await patch(ship_date="2026-01-02")  # the carrier is asked with it
-    assert (await world.row(id_))["due_at"] == world.clock.now()
+    await patch(ship_date="2026-01-02")  # the carrier is asked with it, though not at once again
+    assert (await world.row(id_))["due_at"] == checked_at + 60 * SECOND
+    world.clock.advance(60)
+    await patch(ship_date="2026-01-03")
+    assert (await world.row(id_))["due_at"] == checked_at + 60 * SECOND
     await patch()
     with pytest.raises(TypeError):
         await patch(tracking_status="delivered")
@@ -141,6 +145,31 @@ async def test_a_refresh_makes_it_due_and_keeps_the_check_under_way(world: World
     assert row["due_at"] == world.clock.now()  # it was asked for after that check began
     with pytest.raises(NotFound):
         await world.refresh(id_, account="other")
+
+
+async def test_who_refreshes_again_and_again_has_the_carrier_asked_once_a_minute(
+    world: World,
+) -> None:
+    id_ = await world.create("N1")
+    assert await world.check() == 1
+    answered = (await world.row(id_))["last_checked_at"]
+    for _ in range(3):
+        await world.refresh(id_)
+        assert (await world.row(id_))["due_at"] == answered + 60 * SECOND
+        assert await world.check() == 0
+    await world.database.unit(
+        lambda tx: tx.run(sql("UPDATE shipments SET due_at = last_checked_at + 5000000"))
+    )
+    await world.refresh(id_)  # what is due sooner than that stays so
+    assert (await world.row(id_))["due_at"] == answered + 5 * SECOND
+    await world.database.unit(
+        lambda tx: tx.run(sql("UPDATE shipments SET last_checked_at = {now} - 90000000"))
+    )
+    await world.database.unit(
+        lambda tx: tx.run(sql("UPDATE shipments SET due_at = {now} + 90000000"))
+    )
+    await world.refresh(id_)
+    assert await world.check() == 1
 
 
 async def test_what_has_ended_is_not_refreshed(world: World) -> None:
@@ -293,6 +322,7 @@ async def test_a_replaced_credential_is_used_from_the_next_check_on(world: World
     await world.check(lane)
     old = world.clients._clients[lane][1]
     await put(world, key="new")
+    world.clock.advance(60)
     await world.refresh(id_)
     await world.check(lane)
     new: Any = world.clients._clients[lane][1]

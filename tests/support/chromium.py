@@ -124,14 +124,14 @@ def wrong_with(person: Visitor, source: str) -> list[str]:
 
 @contextmanager
 def receiver() -> Iterator[str]:
-    """Takes what comes to /ok, refuses all else with markup; its address."""
+    """Takes what comes to /ok, never takes what comes to /later, refuses all else with markup."""
+    answers = {"/ok": (200, b"thank you"), "/later": (503, b'{"error": "maintenance"}')}
 
     class Take(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            good = self.path == "/ok"
-            body = b"thank you" if good else MARKUP.encode()
-            self.send_response(200 if good else 422)
+            status, body = answers.get(self.path, (422, MARKUP.encode()))
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -14,7 +14,8 @@ from penstock.predictions.registry import Chosen
 from penstock.predictions.service import Predictions
 from penstock.predictions.uploads import Upload
 from penstock.storage import Database, Tx
-from penstock.storage.objects import Folder
+from penstock.storage.objects import Folder, Objects
+from penstock.storage.objects_s3 import Bucket
 from penstock.work import ledger
 from penstock.work.isolate import run_one
 from penstock.work.kinds import AnyKind, Claim
@@ -31,11 +32,12 @@ class House:
     root: Path
     max_rows: int | None = None
     told: list[tuple[str, str, dict[str, Any], str]] = field(default_factory=list)
+    bucket: Bucket | None = None
     made: Predictions = field(init=False)
-    objects: Folder = field(init=False)
+    objects: Objects = field(init=False)
 
     def __post_init__(self) -> None:
-        self.objects = Folder(self.root / "objects")
+        self.objects = self.bucket or Folder(self.root / "objects")
         self.made = service.build(
             database=self.database,
             clock=self.clock,
@@ -129,7 +131,7 @@ class House:
 
     def stored(self) -> list[str]:
         """The keys of all objects."""
-        root = self.objects.root
+        root = self.root / "objects"
         return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
     def events(self, event_type: str) -> list[dict[str, Any]]:

@@ -9,13 +9,17 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from support.nursery import NURSERY, Forked, possible
 
 START = 90.0  # seconds a process may take until it is ready, on a busy machine
+_PENSTOCK = ("-m", "penstock")
 _ANNOUNCED = re.compile(r"runs at (http://\S+)")
 
 
@@ -28,8 +32,33 @@ def environment(data: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     return kept | {"PENSTOCK_DATA_DIR": str(data), "PYTHONUNBUFFERED": "1"} | dict(extra or {})
 
 
+def _start(
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    out: IO[bytes],
+    err: IO[bytes],
+    program: Sequence[str] = _PENSTOCK,
+    *,
+    forked: bool = True,
+) -> Forked | subprocess.Popen[bytes]:
+    if forked and program == _PENSTOCK and possible(env):
+        return NURSERY.start(arguments, env=env, cwd=cwd, stdout=out, stderr=err)
+    return subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+    )
+
+
 class Process:
-    """One `penstock …` that stays up; stdout and stderr go to files beside its data."""
+    """One `penstock …` that stays up; stdout and stderr go to files beside its data.
+
+    `forked=False`: started the long way, by a Python that knows nothing yet.
+    """
 
     def __init__(
         self,
@@ -37,6 +66,7 @@ class Process:
         data: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        forked: bool = True,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
         self.data = data
@@ -44,13 +74,8 @@ class Process:
         self._out = data.parent / f"{data.name}.{number}.out"
         self._err = data.parent / f"{data.name}.{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "penstock", *arguments],
-                env=environment(data, env),
-                cwd=cwd or data.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+            self.popen = _start(
+                arguments, environment(data, env), cwd or data.parent, out, err, forked=forked
             )
 
     @property
@@ -78,7 +103,7 @@ class Process:
         return found
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self.logs if line["event"] == event]
+        return [line for line in self.logs if line.get("event") == event]
 
     def wait_logged(self, event: str, seconds: float = START) -> dict[str, Any]:
         """The first line of that event, waited for."""
@@ -128,9 +153,10 @@ class Up(Process):
         cwd: Path | None = None,
         command: str = "up",
         port: int | None = 0,
+        forked: bool = True,
     ) -> None:
         listen = () if port is None else ("--port", str(port))
-        super().__init__(command, *listen, *arguments, data=data, env=env, cwd=cwd)
+        super().__init__(command, *listen, *arguments, data=data, env=env, cwd=cwd, forked=forked)
         self.url, self.token = self._ready()
 
     def _ready(self) -> tuple[str, str]:
@@ -172,22 +198,24 @@ async def run(
     data: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    program: Sequence[str] = ("-m", "penstock"),
+    program: Sequence[str] = _PENSTOCK,
     seconds: float = 180.0,
 ) -> Ran:
     """Run a command to its end, without holding up the event loop."""
 
     def call() -> Ran:
-        done = subprocess.run(
-            [sys.executable, *program, *arguments],
-            env=environment(data, env),
-            cwd=cwd or data.parent,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            started = _start(
+                arguments, environment(data, env), cwd or data.parent, out, err, program
+            )
+            try:
+                code = started.wait(seconds)
+            finally:
+                started.kill()
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        return Ran(code, *texts)
 
     return await asyncio.to_thread(call)

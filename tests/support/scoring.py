@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 from penstock.api import keys
 from penstock.clock import SystemClock
+from penstock.predictions import registry
+from penstock.predictions.model import Model, dump
 from penstock.predictions.training.starter import customers
+from penstock.storage import Tx, sql
+from penstock.storage.objects import Folder
 from penstock.storage.sqlite import SqliteDatabase
 from support.churn import csv_bytes
 from support.client import Answer, Api
@@ -29,6 +35,11 @@ def columns(rows: int, seed: int = 1) -> dict[str, list[str]]:
 def starter_csv(rows: int, seed: int = 1) -> bytes:
     """The same as a CSV; some 47 bytes a row."""
     return csv_bytes(columns(rows, seed))
+
+
+def wide_csv(rows: int, seed: int = 1) -> bytes:
+    """The same with a long column that nobody needs: 4,000 rows make a chunk, soon scored."""
+    return csv_bytes(columns(rows, seed) | {"note": ["x" * 215] * rows})
 
 
 async def score(api: Api, content: bytes, **query: str) -> dict[str, Any]:
@@ -78,3 +89,51 @@ async def key_of(data: Path, account: str) -> str:
     finally:
         await database.close()
     return secret
+
+
+_READY = sql("""
+UPDATE model_versions SET status = 'READY', due_at = NULL, ended_at = created_at, sha256 = :sha,
+  summary = :summary
+WHERE id = :id
+""")
+
+
+async def plant(data: Path, name: str, *models: Model, account: str = "default") -> str:
+    """Versions of a model as if they had been trained, the first one live; answers its id."""
+
+    def ready(tx: Tx) -> str:
+        found = None
+        for each in models:
+            found, version = registry.begin(
+                tx, account, name, upload_id="upl_none", options={}, promote=False
+            )
+            content = dump(each)
+            with Folder(data / "objects").writing(f"{version.folder}/{registry.FILE}") as out:
+                out.write(content)
+            sha = hashlib.sha256(content).hexdigest()
+            tx.run(_READY, id=version.id, sha=sha, summary=json.dumps(_summary(each)))
+        assert found is not None
+        registry.promote(tx, account, found.id, 1)
+        return found.id
+
+    database = SqliteDatabase(data / "penstock.db", SystemClock(), owner=False)
+    await database.open()
+    try:
+        return await database.unit(ready)
+    finally:
+        await database.close()
+
+
+def _summary(model: Model) -> dict[str, Any]:
+    names = ("auc", "pr_auc", "log_loss", "brier", "base_log_loss")
+    return {
+        "rows": model.training.rows,
+        "positives": model.training.positives,
+        "id_column": model.id_column,
+        "label_column": model.label.column,
+        "features": [feature.column.name for feature in model.features],
+        "left_out": [],
+        "warnings": [],
+        "metrics": {name: getattr(model.metrics, name) for name in names}
+        | {"calibration_error": model.metrics.ece},
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,18 @@ def test_a_delimiter_is_chosen_by_the_names_that_are_hoped_for() -> None:
         sniff(io.BytesIO(data))
     assert (asked.value.code, asked.value.option) == ("ambiguous_delimiter", "delimiter")
     assert sniff(io.BytesIO(data), known=WANTED).layout.delimiter == ";"
+
+
+@pytest.mark.parametrize("cell", ["1{}(", "{}(", "-{}x", "$1{}", "1/2/{}", "1.{}"])
+@pytest.mark.parametrize("filling", [" ", "\t", "1", "\u00a0", " ,", "$"])
+def test_a_long_name_is_refused_at_once(cell: str, filling: str) -> None:
+    """Where two parts of a pattern could share the same blanks this took minutes."""
+    name = cell.format(filling * 10_000)
+    begin = time.monotonic()
+    for head in (f'a,"{name}"', f'words\na,"{name}"'):
+        with pytest.raises(Unusable):
+            sniff(io.BytesIO(f"{head}\n1,2\n".encode()))
+    assert time.monotonic() - begin < 5
 
 
 def test_answers_settle_what_was_asked() -> None:

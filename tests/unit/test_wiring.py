@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from penstock.errors import SettingsError
 from penstock.settings import load_settings
-from penstock.wiring import for_children, private_targets
+from penstock.storage.objects import Folder
+from penstock.storage.objects_s3 import Bucket
+from penstock.wiring import for_children, listening_nowhere, make_objects, private_targets
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +63,35 @@ def test_a_child_may_push_where_its_parent_may(
 
     assert private_targets(child) == ()
     assert child.data_dir == tmp_path / "folder"
+
+
+def test_a_process_that_listens_nowhere_may_push_to_loopback_only_if_it_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert private_targets(listening_nowhere(load_settings())) == ()
+    monkeypatch.setenv("PENSTOCK_HOST", "127.0.0.1")
+    told = listening_nowhere(load_settings())
+    assert [str(network) for network in private_targets(told)] == ["127.0.0.0/8", "::1/128"]
+    monkeypatch.setenv("PENSTOCK_HOST", "")
+    monkeypatch.setenv("PENSTOCK_ALLOW_PRIVATE_TARGETS", "10.0.0.0/8")
+    named = listening_nowhere(load_settings())
+    assert [str(network) for network in private_targets(named)] == ["10.0.0.0/8"]
+
+
+def test_objects_are_where_the_setting_says(tmp_path: Path) -> None:
+    assert make_objects(load_settings()) == Folder(tmp_path / "penstock-data" / "objects")
+    assert make_objects(load_settings(objects="files")) == Folder(tmp_path / "files")
+    told = load_settings(objects="s3://shop.files/a/b/", aws_region="eu-west-1")
+    assert make_objects(told) == Bucket("shop.files", "a/b", "eu-west-1", None)
+    both = {"aws_endpoint_url": "http://127.0.0.1:1", "s3_endpoint_url": "http://127.0.0.1:2"}
+    assert make_objects(load_settings(objects="s3://shop", **both)) == Bucket(
+        "shop", "", None, "http://127.0.0.1:2"
+    )
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://", "s3:///x", "s3://Shop/x", "s3://shop/../x", "gs://shop"]
+)
+def test_a_place_that_is_none_is_refused(place: str) -> None:
+    with pytest.raises(SettingsError, match="PENSTOCK_OBJECTS"):
+        load_settings(objects=place)

@@ -61,6 +61,14 @@ _GENERAL: Final[Mapping[str, Kind]] = {
     ),
     "too_slow": Kind(408, "Request Timeout", "Send the request faster, or in smaller parts."),
     "conflict": Kind(409, "Conflict", "Read the current state and decide again."),
+    "no_signed_uploads": Kind(
+        409,
+        "No signed uploads",
+        "Send the file as the body of POST /v1/uploads: this server keeps objects in a folder.",
+    ),
+    "not_sent": Kind(
+        409, "File not there", "Send the file to the URL as it was announced, then confirm."
+    ),
     "not_signed": Kind(
         409, "Not signed", "There is nothing to rotate: what goes to this endpoint is not signed."
     ),
@@ -125,7 +133,7 @@ _GENERAL: Final[Mapping[str, Kind]] = {
     ),
     "not_ready": Kind(503, "Not ready", "Wait until the checks pass; the log says more."),
     "storage_unavailable": Kind(
-        503, "Database unavailable", "Nothing was changed; try again in a few seconds."
+        503, "Storage unavailable", "Nothing was changed; try again in a few seconds."
     ),
     "issuer_unavailable": Kind(
         503, "Identity provider unavailable", "Try again in a minute, or use an API key."

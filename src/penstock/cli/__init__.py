@@ -7,6 +7,7 @@ stderr.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ __all__ = ["app", "main"]
 
 # Commands on files: they need nothing of a server, and do not wait for its modules to load.
 _ALONE = ("predict", "train")
+
+_OPTIONS = {"types": "type"}  # that are called otherwise than their fields
 
 _UNUSABLE = frozenset({400, 413, 422})  # the server's words for what is wrong with the input
 
@@ -42,14 +45,37 @@ def main() -> None:
             from penstock.cli.commands import app
         app()
     except Question as exc:
-        option = "" if "--" in exc.message else f" (--{exc.option.replace('_', '-')})"
-        fail(exc.message + option, code=2)
+        fail(f"{exc.message}{_how(exc)}", code=2)
     except (SettingsError, Unusable) as exc:
         fail(str(exc), code=2)
     except PenstockError as exc:
-        fail(str(exc), code=_code(exc))
+        fail(_told(exc), code=_code(exc))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _how(question: Question) -> str:
+    """By which options it is answered."""
+    if not question.answers:
+        return f" (--{question.option.replace('_', '-')})"
+    ways = []
+    for answer in question.answers:
+        value = "=".join(filter(None, (answer.column, answer.value)))
+        option = _OPTIONS.get(answer.option, answer.option.replace("_", "-"))
+        ways.append(f"--{option} {shlex.quote(value)}")
+    return f" Answer with {' or '.join(ways)}."
+
+
+def _told(exc: PenstockError) -> str:
+    """The error in a line; of a request that was refused, all that is wrong with it."""
+    from penstock.client import ApiError, Unreachable
+
+    if isinstance(exc, Unreachable) and "penstock up" not in str(exc):
+        return f"{exc}; is the address right? `penstock doctor` where it runs may say more"
+    if not isinstance(exc, ApiError) or not exc.errors:
+        return str(exc)
+    faults = (f"{each.pointer or each.parameter}: {each.message}" for each in exc.errors)
+    return f"{'; '.join(faults)} [{exc.code}]"
 
 
 def _code(exc: PenstockError) -> int:

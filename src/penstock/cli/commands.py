@@ -5,12 +5,21 @@ from __future__ import annotations
 import typer
 
 from penstock import __version__
-from penstock.cli import data, isolated, listen, predict, serve, train
+from penstock.cli import backup, data, doctor, isolated, listen, predict, serve, smoke, train
+from penstock.cli import dead as dead_commands
 from penstock.cli import demo as demo_command
+from penstock.cli import endpoints as endpoints_commands
 from penstock.cli import events as events_commands
+from penstock.cli import jobs as jobs_commands
 from penstock.cli import keys as keys_commands
+from penstock.cli import lanes as lanes_commands
+from penstock.cli import predictions as predictions_commands
+from penstock.cli import profiles as profiles_commands
+from penstock.cli import queue as queue_commands
 from penstock.cli import replays as replays_commands
+from penstock.cli import shipments as shipments_commands
 from penstock.cli import track as track_command
+from penstock.cli.panels import CARE, WORK
 
 app = typer.Typer(
     name="penstock",
@@ -43,8 +52,19 @@ isolated.register(app)
 train.register(app)
 predict.register(app)
 data.register(app)
+doctor.register(app)
+backup.register(app)
 listen.register(app)
+smoke.register(app)
 track_command.register(app)
-app.add_typer(keys_commands.app, name="keys")
-app.add_typer(events_commands.app, name="events")
-app.add_typer(replays_commands.app, name="replays")
+app.add_typer(keys_commands.app, name="keys", rich_help_panel=CARE)
+app.add_typer(profiles_commands.app, name="profiles", rich_help_panel=CARE)
+app.add_typer(events_commands.app, name="events", rich_help_panel=WORK)
+app.add_typer(replays_commands.app, name="replays", rich_help_panel=WORK)
+app.add_typer(endpoints_commands.app, name="endpoints", rich_help_panel=WORK)
+app.add_typer(dead_commands.app, name="dead", rich_help_panel=WORK)
+app.add_typer(lanes_commands.app, name="lanes", rich_help_panel=WORK)
+app.add_typer(jobs_commands.app, name="jobs", rich_help_panel=WORK)
+app.add_typer(shipments_commands.app, name="shipments", rich_help_panel=WORK)
+app.add_typer(predictions_commands.app, name="predictions", rich_help_panel=WORK)
+app.add_typer(queue_commands.app, name="queue", rich_help_panel=CARE)

@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
+from penstock.cli.panels import CARE
 from penstock.cli.serve import DataOption
 
 
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
-    cli.command()(prune)
-    cli.command()(erase)
+    cli.command(rich_help_panel=CARE)(prune)
+    cli.command(rich_help_panel=CARE)(erase)
 
 
 def prune(

@@ -3,28 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import os
-import secrets
+import random
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from penstock.cli.output import say
+from penstock.cli.panels import RUN
 from penstock.cli.serve import AppOption, DataOption
 from penstock.client import Client
 
-TAKES, FALTERS, REFUSES = "Demo: takes everything", "Demo: fails twice", "Demo: refuses"
-SECONDS = 20.0  # for the demo's events to come to their ends
+if TYPE_CHECKING:
+    from penstock.cli.demo_receiver import Receiver
+
+# What each endpoint of the demo is called, by its path; and what it wants.
+ENDPOINTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "takes": (
+        "Demo: takes everything",
+        {"event_types": ["demo.order_created", "shipment.*", "prediction.*"]},
+    ),
+    "falters": ("Demo: fails twice", {"event_types": ["demo.order_paid"]}),
+    "fails": ("Demo: fails each time", {"event_types": ["demo.invoice_sent"]}),
+    "refuses": (
+        "Demo: refuses at first",
+        {"event_types": ["demo.order_lost"], "on_permanent": "dead"},
+    ),
+    "away": ("Demo: its circuit is held open", {"event_types": ["demo.stock_changed"]}),
+}
+EVENTS: Final = {
+    "order_created": {"order": 1042, "total": "19.90"},
+    "order_paid": {"order": 1042, "method": "card"},
+    "invoice_sent": {"order": 1042, "invoice": "2026-17"},
+    "order_lost": {"order": 1041, "reason": "parcel lost"},
+    "stock_changed": {"article": "kettle", "left": 3},
+}
+CUSTOMERS: Final = 400
+SECONDS: Final = 20.0  # for what the demo waits for; usually it takes four
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(demo)
+    cli.command(rich_help_panel=RUN)(demo)
 
 
 def demo(
@@ -33,8 +62,9 @@ def demo(
     data: DataOption = None,
     app: AppOption = None,
 ) -> None:
-    """Start everything, send real events to a built-in receiver, and stay up."""
+    """Start everything, show it at work on real input, and stay up."""
     from penstock import server
+    from penstock.cli.demo_receiver import receiving
     from penstock.settings import load_settings
 
     settings = load_settings(host=host, port=port, data_dir=data)
@@ -43,97 +73,198 @@ def demo(
         settings = settings.model_copy(update={"log_level": "error"})
 
     async def play(runtime: Any, run_file: Any) -> None:
-        async with _receiver() as receiver:
-            local = Client(run_file.url, run_file.token)
+        async with receiving() as receiver:
             given = f" --data {shlex.quote(str(data))}" if data else ""
-            await asyncio.to_thread(_play, local, receiver, _command(), given)
+            with Client(run_file.url, run_file.token) as local:
+                await asyncio.to_thread(_play, local, receiver, _command(), given)
             await asyncio.Event().wait()  # the receiver stays up as long as the server
 
     server.run(lambda: server.up(settings, app_path=app, announce=say, companion=play))
 
 
-@dataclass(slots=True)
-class _Receiver:
-    """A webhook receiver: verifies signatures, and fails as its paths say."""
-
-    url: str = ""
-    secrets: dict[str, bytes] = field(default_factory=dict)  # path -> signing key
-    verified: int = 0
-    seen: dict[tuple[str, str], int] = field(default_factory=dict)
-
-
-class _receiver:
-    """The built-in receiver, on a free port of loopback."""
-
-    async def __aenter__(self) -> _Receiver:
-        from aiohttp import web
-
-        self.state = state = _Receiver()
-
-        async def take(request: web.Request) -> web.Response:
-            from penstock.events import sign
-
-            body = await request.read()
-            key = state.secrets.get(request.path)
-            if key is None:
-                return web.Response(status=503)
-            sign.verify(request.headers, body, [key])
-            state.verified += 1
-            tries = request.path, request.headers["webhook-id"]
-            state.seen[tries] = state.seen.get(tries, 0) + 1
-            if request.path.endswith("/falters") and state.seen[tries] <= 2:
-                return web.Response(status=503, text="not yet")
-            if request.path.endswith("/refuses"):
-                return web.Response(status=422, text="this receiver does not want it")
-            return web.Response(text="thank you")
-
-        server = web.Application()
-        server.router.add_post("/{path:.*}", take)
-        self.runner = web.AppRunner(server, access_log=None)
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
-        await site.start()
-        port = self.runner.addresses[0][1]
-        # A path nobody else can guess: other demos on this machine have their own.
-        state.url = f"http://127.0.0.1:{port}/{secrets.token_hex(4)}"
-        return state
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.runner.cleanup()
-
-
-def _play(server: Client, receiver: _Receiver, command: str, data: str) -> None:
-    _remove_earlier(server)
-    endpoints = {
-        "takes": _endpoint(server, receiver, "takes", TAKES, ["demo.*"]),
-        "falters": _endpoint(server, receiver, "falters", FALTERS, ["demo.order_paid"]),
-        "refuses": _endpoint(
-            server, receiver, "refuses", REFUSES, ["demo.order_lost"], on_permanent="dead"
-        ),
-    }
-    sent = {
-        name: server.call(
-            "POST",
-            "/v1/events",
-            {"event_type": f"demo.{name}", "payload": payload},
-        )["event_id"]
-        for name, payload in {
-            "order_created": {"order": 1042, "total": "19.90"},
-            "order_paid": {"order": 1042, "method": "card"},
-            "order_lost": {"order": 1041, "reason": "parcel lost"},
-        }.items()
-    }
-    say("Sending three events to a built-in receiver; one answer fails twice, one for good:")
-    names = {made["endpoint_id"]: name for name, made in endpoints.items()}
-    for name, event_id in sent.items():
-        _report(name, _ended(server, event_id), names)
-    say(f"The receiver verified {receiver.verified} signatures.")
+def _play(server: Client, receiver: Receiver, command: str, data: str) -> None:
+    """Give the server work of every kind, then say what became of it."""
+    running = server.call("GET", "/version")["services"]
     say()
-    say(f"Look:      {server.url}/")
+    endpoints: dict[str, str] = {}
+    sent: dict[str, str] = {}
+    shipments: list[str] = []
+    with ThreadPoolExecutor(1) as beside:
+        # The first file is looked at by a process that has to start: nothing else waits for it.
+        scoring = beside.submit(_prediction, server) if "predictions" in running else None
+        if "events" in running:
+            endpoints = _endpoints(server, receiver)
+            _hold(server, endpoints["away"])
+            sent = {name: _send(server, name) for name in EVENTS}
+        if "tracking" in running:
+            shipments = _shipments(server)
+        if sent:
+            _tell_events(server, receiver, sent, endpoints)
+        if shipments:
+            _tell_shipments(server, shipments)
+        _tell_prediction(server, None if scoring is None else scoring.result())
+    _tell_next(server, command, data, dead=bool(sent))
+
+
+# ------------------------------------------------------------------ events
+
+
+def _endpoints(server: Client, receiver: Receiver) -> dict[str, str]:
+    from urllib.parse import urlsplit
+
+    from penstock.events import sign
+
+    names = {description for description, _ in ENDPOINTS.values()}
+    for old in server.endpoints.list():
+        if old.description in names:
+            server.endpoints.delete(old.endpoint_id)
+    made = {}
+    for path, (description, options) in ENDPOINTS.items():
+        endpoint = server.endpoints.create(
+            f"{receiver.url}/{path}", description=description, **options
+        )
+        assert endpoint.secret is not None, "pushes are signed"
+        receiver.keys[urlsplit(endpoint.target).path] = sign.decode_secret(endpoint.secret)
+        made[path] = endpoint.endpoint_id
+    return made
+
+
+def _hold(server: Client, endpoint_id: str) -> None:
+    reason = "the receiver is being moved (this is the demo)"
+    body = {"state": "open", "for": "1h", "reason": reason}
+    server.call("POST", f"/v1/lanes/delivery:{endpoint_id}/circuit", body)
+
+
+def _send(server: Client, name: str) -> str:
+    return server.events.send(f"demo.{name}", EVENTS[name]).event_id
+
+
+def _tell_events(
+    server: Client, receiver: Receiver, sent: dict[str, str], endpoints: dict[str, str]
+) -> None:
+    say("Events, to a built-in receiver:")
+    names = {endpoint_id: path for path, endpoint_id in endpoints.items()}
+    tried = {"invoice_sent": 2, "stock_changed": 0}  # these do not come to an end
+    for name, event_id in sent.items():
+        wanted = tried.get(name)
+        event = _until(
+            lambda event_id=event_id: server.call("GET", f"/v1/events/{event_id}"),  # type: ignore[misc]
+            lambda event, wanted=wanted: (  # type: ignore[misc]
+                event["status"] != "pending"
+                if wanted is None
+                else event["delivery_attempts"] >= wanted
+            ),
+        )
+        say(f"  demo.{name:14} {event['status']:10} {event_id}")
+        for delivery in event["deliveries"]:
+            log = delivery["attempt_log"]
+            answers = ", ".join(str(a["status_code"] or a["error_kind"]) for a in log) or "none"
+            to = names.get(delivery["endpoint_id"], delivery["endpoint_id"])
+            why = f"  {delivery['why']['message']}" if delivery["why"] else ""
+            say(f"    to {to:8} {delivery['status']:10} answers: {answers}{why}")
+    say(f"  The receiver verified {receiver.verified} signatures.")
+
+
+# ------------------------------------------------------------------ parcels
+
+
+def _shipments(server: Client) -> list[str]:
+    now = int(time.time())
+    parcels = {
+        # Ten thousand times faster than life: 38 hours in 14 seconds.
+        f"SBXFASTDELIVERED{now}": "The kettle, order 1042",
+        f"SBXFASTTOUR{now}": "Everything that can happen",
+        "SBXOUTFORDELIVERY1": "On the van",
+        "SBXEXCEPTION1": "Damaged",
+    }
+    return [
+        server.shipments.create("sandbox", number, label=label).shipment_id
+        for number, label in parcels.items()
+    ]
+
+
+def _tell_shipments(server: Client, shipments: list[str]) -> None:
+    say()
+    say("Parcels of the sandbox carrier; the first two are moving:")
+    for shipment_id in shipments:
+        found = _until(
+            lambda id_=shipment_id: server.call("GET", f"/v1/shipments/{id_}"),  # type: ignore[misc]
+            lambda shipment: shipment["status"] != "pending",
+        )
+        say(f"  {found['status']:20} {found['label']:28} {shipment_id}")
+
+
+# ------------------------------------------------------------------ predictions
+
+
+def _prediction(server: Client) -> str:
+    return server.predictions.score(_customers(), model="starter").prediction_id
+
+
+def _customers() -> bytes:
+    """Invented customers as the starter model knows them; one row cannot be used."""
+    chance = random.Random(1042)  # noqa: S311 - the same file each time, and no secret
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(
+        [
+            *("customer_id", "tenure_months", "plan", "monthly_charge", "support_tickets"),
+            *("logins_last_month", "days_since_login", "payment_method", "auto_renew"),
+        ]
+    )
+    for number in range(1, CUSTOMERS + 1):
+        rows.writerow(
+            [
+                f"D{number:04}",
+                "soon" if number == 17 else int(chance.gammavariate(1.6, 14)),
+                chance.choice(["Monthly", "Monthly", "Annual", "Two years"]),
+                f"{chance.lognormvariate(4.0, 0.5):.2f}",
+                min(9, int(chance.expovariate(0.7))),
+                int(chance.gammavariate(2.0, 6.0)),
+                min(90, int(chance.expovariate(0.11))),
+                chance.choice(["Card", "Direct debit", "Invoice"]),
+                chance.choice(["yes", "no"]),
+            ]
+        )
+    return text.getvalue().encode()
+
+
+def _tell_prediction(server: Client, prediction: str | None) -> None:
+    say()
+    if prediction is None:
+        say("Predictions are off here: pip install 'penstock[predictions]' turns them on.")
+        return
+    found = _until(
+        lambda: server.call("GET", f"/v1/predictions/{prediction}"),
+        lambda each: each["ended_at"] is not None,
+    )
+    say(f"A CSV of {CUSTOMERS} invented customers, {found['status'].lower()}: {prediction}")
+    say(f"  {found['message']}")
+
+
+# ------------------------------------------------------------------ and now
+
+
+def _tell_next(server: Client, command: str, data: str, *, dead: bool) -> None:
+    link = server.url + server.call("POST", "/sign-in/link")["path"]
+    say()
+    say(f"Look:      {link}")
     say(f'Send one:  {command} events send demo.hello \'{{"text": "hello"}}\'{data}')
+    if dead:
+        say(f"Dead work: {command} dead list{data}")
+        say(f"Redrive:   {command} dead redrive --all --yes{data}")
     say(f"Watch:     {command} events tail{data}")
     say(f"A key:     {command} keys create --name first{data}")
     say("Stop:      Ctrl-C (what was accepted is kept)")
+
+
+def _until(look: Callable[[], dict[str, Any]], done: Callable[[dict[str, Any]], bool]) -> Any:
+    deadline = time.monotonic() + SECONDS
+    while True:
+        found = look()
+        if done(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _command() -> str:
@@ -144,62 +275,3 @@ def _command() -> str:
     if called.name == "__main__.py":
         return f"{Path(sys.executable).name} -m penstock"
     return os.path.relpath(called)
-
-
-def _remove_earlier(server: Client) -> None:
-    cursor = None
-    while True:
-        page = server.call("GET", "/v1/endpoints", query={"limit": 100, "cursor": cursor})
-        for endpoint in page["items"]:
-            if endpoint["description"] in (TAKES, FALTERS, REFUSES):
-                server.call("DELETE", f"/v1/endpoints/{endpoint['endpoint_id']}")
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return
-
-
-def _endpoint(
-    server: Client,
-    receiver: _Receiver,
-    path: str,
-    description: str,
-    event_types: list[str],
-    **more: Any,
-) -> dict[str, Any]:
-    from urllib.parse import urlsplit
-
-    from penstock.events import sign
-
-    made: dict[str, Any] = server.call(
-        "POST",
-        "/v1/endpoints",
-        {
-            "kind": "webhook",
-            "target": f"{receiver.url}/{path}",
-            "description": description,
-            "event_types": event_types,
-            **more,
-        },
-    )
-    receiver.secrets[urlsplit(made["target"]).path] = sign.decode_secret(made["secret"])
-    return made
-
-
-def _ended(server: Client, event_id: str) -> dict[str, Any]:
-    import time
-
-    deadline = time.monotonic() + SECONDS
-    while True:
-        event: dict[str, Any] = server.call("GET", f"/v1/events/{event_id}")
-        if event["status"] != "pending" or time.monotonic() > deadline:
-            return event
-        time.sleep(0.05)
-
-
-def _report(name: str, event: dict[str, Any], names: dict[str, str]) -> None:
-    say(f"  demo.{name:14} {event['status']:10} {event['event_id']}")
-    for delivery in event["deliveries"]:
-        log = delivery["attempt_log"]
-        answers = ", ".join(str(a["status_code"] or a["error_kind"]) for a in log)
-        to = names.get(delivery["endpoint_id"], delivery["endpoint_id"])
-        say(f"    to {to:8} {delivery['status']:10} answers: {answers}")

@@ -5,27 +5,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
-from penstock.cli.remote import running
-from penstock.cli.serve import DataOption
+from penstock.cli.remote import Target, with_target
 from penstock.client import Client
 from penstock.errors import DataDirInUse
-from penstock.settings import Settings, load_settings
-from penstock.storage import Tx
+from penstock.settings import Settings
+
+if TYPE_CHECKING:
+    from penstock.storage import Tx
 
 T = TypeVar("T")
 DEFAULT_ACCOUNT = "default"
-STARTING: Final = 10.0  # seconds that a server, which owns the data folder, may take to listen
+STARTING: Final = 30.0  # seconds that a server, which owns the data folder, may take to listen
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
 
 @app.command()
+@with_target
 def create(
+    target: Target,
     name: Annotated[str, typer.Option(help="What the key is for.")],
     scopes: Annotated[
         str | None,
@@ -34,13 +37,11 @@ def create(
     expires_in: Annotated[
         str | None, typer.Option(help="How long it is valid, such as 90d; for ever if absent.")
     ] = None,
-    data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a key. It is shown once."""
     from penstock.durations import seconds
 
-    settings = load_settings(data_dir=data)
     body: dict[str, Any] = {"name": name}
     if scopes is not None:
         body["scopes"] = [part.strip() for part in scopes.split(",") if part.strip()]
@@ -50,9 +51,9 @@ def create(
         except ValueError as exc:
             fail(f"--expires-in: {exc}", code=2)
     made = _either(
-        settings,
+        target,
         lambda server: server.call("POST", "/v1/keys", body),
-        lambda: _create(settings, body),
+        lambda: _create(target.settings, body),
     )
     if as_json:
         document(made)
@@ -62,10 +63,10 @@ def create(
 
 
 @app.command("list")
-def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
+@with_target
+def list_(target: Target, as_json: JsonOption = False) -> None:
     """List the keys; the keys themselves are not stored."""
-    settings = load_settings(data_dir=data)
-    items = _either(settings, _pages, lambda: _list(settings))
+    items = _either(target, _pages, lambda: _list(target.settings))
     if as_json:
         document({"items": items})
         return
@@ -78,24 +79,27 @@ def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def revoke(key_id: str, data: DataOption = None) -> None:
+@with_target
+def revoke(target: Target, key_id: str, as_json: JsonOption = False) -> None:
     """Revoke a key by its id; it stops working at once."""
-    settings = load_settings(data_dir=data)
     _either(
-        settings,
+        target,
         lambda server: server.keys.revoke(key_id),
-        lambda: _revoke(settings, key_id),
+        lambda: _revoke(target.settings, key_id),
     )
-    say(f"Revoked {key_id}.")
+    if as_json:
+        document({"revoked": key_id})
+    else:
+        say(f"Revoked {key_id}.")
 
 
 def _either(
-    settings: Settings, ask: Callable[[Client], T], alone: Callable[[], Coroutine[Any, Any, T]]
+    target: Target, ask: Callable[[Client], T], alone: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
     """By the server, if one runs, else on the database; a server that is starting is waited for."""
     give_up = time.monotonic() + STARTING
     while True:
-        if server := running(settings):
+        if server := target.running():
             return ask(server)
         try:
             return asyncio.run(alone())

@@ -19,10 +19,9 @@ from urllib.parse import urlsplit
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
-from penstock.cli.remote import required
-from penstock.cli.serve import DataOption
+from penstock.cli.panels import RUN
+from penstock.cli.remote import Target, with_target
 from penstock.client import ApiError, Client, CreatedEndpoint, Unreachable
-from penstock.settings import load_settings
 
 if TYPE_CHECKING:
     import aiohttp
@@ -35,10 +34,12 @@ _WIDTH: Final = 100  # characters of a payload that are shown
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(listen)
+    cli.command(rich_help_panel=RUN)(listen)
 
 
+@with_target
 def listen(
+    target: Target,
     events: Annotated[
         str, typer.Option(help="Comma-separated event types, such as 'order.*,cart.left'.")
     ] = "*",
@@ -47,7 +48,6 @@ def listen(
         str | None,
         typer.Option(metavar="URL", help="Pass each push on to this URL; its answer is ours."),
     ] = None,
-    data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print events as they are pushed to a temporary endpoint, until Ctrl-C removes it.
@@ -59,8 +59,7 @@ def listen(
         fail("--events: give at least one event type, or leave it out", code=2)
     if forward is not None and urlsplit(forward).scheme not in ("http", "https"):
         fail("--forward: give a URL such as http://127.0.0.1:3000/webhooks", code=2)
-    server = required(load_settings(data_dir=data))
-    asyncio.run(_listen(server, patterns, port, _Printer(as_json), forward))
+    asyncio.run(_listen(target.server(), patterns, port, _Printer(as_json), forward))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import typer
 
 from penstock.cli.local import bar, day, needed, note
 from penstock.cli.output import JsonOption, document, fail, say
+from penstock.cli.panels import ALONE
 
 if TYPE_CHECKING:
     from penstock.predictions.files import Summary, Targets
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(predict)
+    cli.command(rich_help_panel=ALONE)(predict)
 
 
 def predict(

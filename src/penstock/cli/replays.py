@@ -9,11 +9,9 @@ from typing import Annotated, Final
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
-from penstock.cli.remote import required
-from penstock.cli.serve import DataOption
+from penstock.cli.remote import Target, with_server, with_target
 from penstock.client import ApiError, Client, Replay, Unreachable
 from penstock.clock import from_iso, to_iso
-from penstock.settings import load_settings
 
 LONGEST_PAUSE: Final = 2.0  # seconds between looks at how far it is
 
@@ -23,7 +21,9 @@ _SHOW = "penstock replays show"
 _CANCEL = "penstock replays cancel"
 
 
+@with_target
 def replay(
+    target: Target,
     event_id: Annotated[
         str | None, typer.Argument(help="One event; leave it out to choose many by options.")
     ] = None,
@@ -49,7 +49,6 @@ def replay(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Start it and leave; it runs in the server.")
     ] = False,
-    data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send an event again, or all that match, and show how far that is.
@@ -60,11 +59,10 @@ def replay(
     types = [part.strip() for part in (type_ or "").split(",") if part.strip()]
     endpoints = endpoint or []
     filtered = bool(types or status or since or until)
-    settings = load_settings(data_dir=data)
     if event_id is not None:
         if filtered or every:
             fail("name an event or choose by --type, --status, --since, --until: not both", code=2)
-        _replay_one(required(settings), event_id, endpoints, include_missing, as_json)
+        _replay_one(target.server(), event_id, endpoints, include_missing, as_json)
         return
     if not (filtered or endpoints or every):
         fail(
@@ -75,7 +73,7 @@ def replay(
     if len(endpoints) > 1:
         fail("--endpoint: only of one event may it be repeated", code=2)
     after, before = _instant("--since", since), _instant("--until", until)
-    server = required(settings)
+    server = target.server()
     found = server.replays.create(
         event_types=types or None,
         status=status,
@@ -92,9 +90,10 @@ def replay(
 
 
 @app.command("list")
-def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
+@with_server
+def list_(server: Client, as_json: JsonOption = False) -> None:
     """List the replays, newest first."""
-    items = list(required(load_settings(data_dir=data)).replays.list())
+    items = list(server.replays.list())
     if as_json:
         document({"items": [item.to_json() for item in items]})
         return
@@ -105,15 +104,17 @@ def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def show(replay_id: str, data: DataOption = None, as_json: JsonOption = False) -> None:
+@with_server
+def show(server: Client, replay_id: str, as_json: JsonOption = False) -> None:
     """Show how far a replay is."""
-    _tell(required(load_settings(data_dir=data)).replays.get(replay_id), as_json)
+    _tell(server.replays.get(replay_id), as_json)
 
 
 @app.command()
-def cancel(replay_id: str, data: DataOption = None, as_json: JsonOption = False) -> None:
+@with_server
+def cancel(server: Client, replay_id: str, as_json: JsonOption = False) -> None:
     """End a replay: what it added and nobody tried yet is as it was before."""
-    _tell(required(load_settings(data_dir=data)).replays.cancel(replay_id), as_json)
+    _tell(server.replays.cancel(replay_id), as_json)
 
 
 def _replay_one(

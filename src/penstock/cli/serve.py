@@ -1,4 +1,4 @@
-"""`penstock up`, `worker`, `console` and `migrate`: the processes."""
+"""`penstock up`, `api`, `worker`, `scheduler`, `console` and `migrate`: the processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli.output import document, say
+from penstock.cli.panels import CARE, RUN
 
 AppOption = Annotated[
     str | None,
@@ -20,10 +21,12 @@ DataOption = Annotated[
 
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
-    cli.command()(up)
-    cli.command()(worker)
-    cli.command()(console)
-    cli.command()(migrate)
+    cli.command(rich_help_panel=RUN)(up)
+    cli.command(rich_help_panel=RUN)(api)
+    cli.command(rich_help_panel=RUN)(worker)
+    cli.command(rich_help_panel=RUN)(scheduler)
+    cli.command(rich_help_panel=RUN)(console)
+    cli.command(rich_help_panel=CARE)(migrate)
 
 
 def up(
@@ -42,6 +45,23 @@ def up(
 
     settings = load_settings(host=host, port=port, data_dir=data)
     server.run(lambda: server.up(settings, app_path=app, announce=say))
+
+
+def api(
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on. [PENSTOCK_HOST]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port; a taken one is passed over. [PENSTOCK_PORT]")
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """Run the API and the console without workers; with PostgreSQL."""
+    from penstock import server
+    from penstock.settings import load_settings
+
+    settings = load_settings(host=host, port=port, data_dir=data)
+    server.run(lambda: server.up(settings, announce=say, working=False))
 
 
 def console(
@@ -71,6 +91,18 @@ def worker(app: AppOption = None, data: DataOption = None) -> None:
 
     settings = load_settings(data_dir=data)
     server.run(lambda: server.work(settings, app_path=app))
+
+
+def scheduler(app: AppOption = None, data: DataOption = None) -> None:
+    """Run the scheduler alone: crons, sweeps, pruning; with PostgreSQL.
+
+    `up` and `worker` have one too; of all that run, one at a time is at work.
+    """
+    from penstock import server
+    from penstock.settings import load_settings
+
+    settings = load_settings(data_dir=data)
+    server.run(lambda: server.schedule(settings, app_path=app))
 
 
 def migrate(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.cli.output import JsonOption, document, fail, say
+from penstock.cli.panels import ALONE
 from penstock.cli.serve import DataOption
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _OF_THE_NUMBER = ("not_found", "invalid", "forbidden", "malformed")
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(track)
+    cli.command(rich_help_panel=ALONE)(track)
 
 
 def track(

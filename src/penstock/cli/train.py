@@ -10,6 +10,7 @@ import typer
 
 from penstock.cli.local import bar, day, needed, note
 from penstock.cli.output import JsonOption, document, fail, say
+from penstock.cli.panels import ALONE
 
 if TYPE_CHECKING:
     from penstock.predictions.model import Model
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
-    cli.command()(train)
+    cli.command(rich_help_panel=ALONE)(train)
 
 
 def train(

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from penstock.client.base import BaseClient
-from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers
+from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers, moved
 from penstock.client.endpoints import AsyncEndpoints
 from penstock.client.events import AsyncEvents
 from penstock.client.inbox import AsyncInbox
@@ -94,6 +94,14 @@ class AsyncClient(BaseClient):
                 timeout=timeout,
                 allow_redirects=False,
                 middlewares=[_once] if call.method == "DELETE" else [],
+            ) as response:
+                lowered = {name.lower(): value for name, value in response.headers.items()}
+                answer = Answer(response.status, lowered, await response.read())
+            if (elsewhere := moved(call, answer)) is None:
+                return answer
+            # For whoever knows the address: no credential goes there.
+            async with session.get(
+                URL(elsewhere, encoded=True), timeout=timeout, allow_redirects=False
             ) as response:
                 lowered = {name.lower(): value for name, value in response.headers.items()}
                 return Answer(response.status, lowered, await response.read())

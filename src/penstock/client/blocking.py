@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from penstock.client.base import BaseClient
-from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers
+from penstock.client.calls import Answer, Call, Lost, Tries, describe, headers, moved
 from penstock.client.endpoints import Endpoints
 from penstock.client.events import Events
 from penstock.client.inbox import Inbox
@@ -104,7 +104,24 @@ class Client(BaseClient):
                 self._idle.append(connection)
             else:
                 connection.close()
-        return answer
+        elsewhere = moved(call, answer)
+        return answer if elsewhere is None else self._fetch(elsewhere)
+
+    def _fetch(self, url: str) -> Answer | Lost:
+        """What is somewhere else, for whoever knows the address: no credential goes there."""
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=self._timeout)
+        try:
+            connection.request("GET", f"{parts.path}?{parts.query}")
+            response = connection.getresponse()
+            lowered = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, lowered, response.read())
+        except (OSError, http.client.HTTPException) as exc:
+            return Lost(str(exc) or type(exc).__name__, sent=True)
+        finally:
+            connection.close()
 
     def _connection(self, call: Call[Any]) -> http.client.HTTPConnection:
         # What cannot be repeated must not meet a connection that the server is just closing.

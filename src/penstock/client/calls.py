@@ -195,6 +195,14 @@ def headers(call: Call[Any], key: str) -> dict[str, str]:
     return sent
 
 
+def moved(call: Call[Any], answer: Answer) -> str | None:
+    """Where what was asked for is to be fetched, if the server says so: files are in S3."""
+    if call.method != "GET" or answer.status != 307:
+        return None
+    location = answer.headers.get("location", "")
+    return location if location.startswith(("https://", "http://")) else None
+
+
 class Tries:
     """The tries of one call: what to do after each of them."""
 

@@ -88,6 +88,17 @@ class Upload(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class SignedUpload(Value):
+    """Where to send a file: a PUT of it to `url`, with `headers`, until `expires_at`."""
+
+    upload_id: str
+    url: str
+    headers: Mapping[str, str]
+    expires_at: datetime
+    method: str = "PUT"
+
+
+@dataclass(frozen=True, slots=True)
 class UploadDetail(Upload):
     """An uploaded file, its columns, and the mapping that is proposed."""
 
@@ -185,6 +196,35 @@ def upload(
     return Call(
         "POST", at("uploads"), reading(UploadDetail.of), query=query, csv=content_of(source)
     )
+
+
+def announce_upload(size: int, sha256: str, *, filename: str | None = None) -> Call[SignedUpload]:
+    """Announce a file that is to be sent to S3, past the server; `sha256` in hexadecimal digits.
+
+    PUT it to the answer's `url` with its `headers`, then `confirm`.
+    """
+    body: dict[str, Any] = {"size": size, "sha256": sha256}
+    if filename is not None:
+        body["filename"] = filename
+    return Call("POST", at("uploads", "signed"), reading(SignedUpload.of), body=body)
+
+
+def confirm_upload(
+    upload_id: str,
+    *,
+    model: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    header_row: int | None = None,
+) -> Call[UploadDetail]:
+    """Make an upload of a file that was sent to S3; repeating it is harmless."""
+    query = {
+        "model": model,
+        "encoding": encoding,
+        "delimiter": delimiter,
+        "header_row": header_row,
+    }
+    return Call("POST", at("uploads", upload_id, "confirm"), reading(UploadDetail.of), query=query)
 
 
 def get_upload(upload_id: str, *, model: str | None = None) -> Call[UploadDetail]:
@@ -320,6 +360,8 @@ class Uploads(Resource):
     """Files to be scored, or to be learned from."""
 
     create = blocking(upload)
+    announce = blocking(announce_upload)
+    confirm = blocking(confirm_upload)
     get = blocking(get_upload)
     list = pages(every_upload)
     answer = blocking(answer_upload)
@@ -331,6 +373,8 @@ class AsyncUploads(AsyncResource):
     """Files to be scored, or to be learned from."""
 
     create = awaited(upload)
+    announce = awaited(announce_upload)
+    confirm = awaited(confirm_upload)
     get = awaited(get_upload)
     list = async_pages(every_upload)
     answer = awaited(answer_upload)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
 from pydantic_core import from_json, to_json
@@ -92,6 +92,10 @@ async def call(
     raise _refusal(status, document)
 
 
+# The file, or where it is: objects in S3 are fetched from there.
+_PASSED_ON: Final = (200, 307)
+
+
 class Fetched(Response):
     """A file of the API's, passed on as it comes; if it refuses, what `stopped` makes of that.
 
@@ -123,11 +127,11 @@ class Fetched(Response):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status == 200:
+                if status in _PASSED_ON:
                     own = {name for name, _ in self._own}
                     kept = [each for each in message["headers"] if each[0].lower() not in own]
                     message = {**message, "headers": [*kept, *self._own]}
-            if status == 200:
+            if status in _PASSED_ON:
                 await send(message)
             elif message["type"] == "http.response.body":
                 problem.extend(message.get("body", b""))
@@ -140,7 +144,7 @@ class Fetched(Response):
                 raise
             await self._stopped(_refused(exc))(scope, receive, send)
             return
-        if status != 200:
+        if status not in _PASSED_ON:
             await self._stopped(_refusal(status, from_json(problem)))(scope, receive, send)
 
 

@@ -77,7 +77,7 @@ def depth(figures: dict[str, Any]) -> Plot:
 
 
 def latency(figures: dict[str, Any]) -> Plot:
-    """Half of the events were delivered within the dark part of the bar, 95 % within all of it."""
+    """Half of the events were delivered within the lower part of the bar, 95 % within all of it."""
     spans = figures["spans"]
     most = max((span["p95"] for span in spans if span["p95"] is not None), default=0.0)
     scale = most or 1.0

@@ -37,7 +37,7 @@ UPDATE events SET dead_deliveries = dead_deliveries - :n,
 WHERE id = :id
 """)
 _LANES = sql("""
-SELECT lane, id, target, enabled, disabled_reason FROM endpoints WHERE lane {in:ids}
+SELECT lane, id, target, description, enabled, disabled_reason FROM endpoints WHERE lane {in:ids}
 """)
 
 
@@ -86,8 +86,9 @@ MANUAL: Final = "manual"
 def lane_notes(tx: Tx, lanes: Sequence[str]) -> dict[str, LaneNote]:
     """Which endpoint a lane leads to; one that is disabled keeps its lane paused."""
     notes = {}
-    for lane, id_, target, enabled, reason in tx.rows(_LANES, ids=list(lanes)):
+    for lane, id_, target, description, enabled, reason in tx.rows(_LANES, ids=list(lanes)):
         why = f" ({reason})" if reason and reason != MANUAL else ""
         because = None if enabled else f"the endpoint is disabled{why}; enable it"
-        notes[lane] = LaneNote(target, id_, because)
+        title = f"{target} · {description}" if description else target
+        notes[lane] = LaneNote(title, id_, because)
     return notes

@@ -82,7 +82,7 @@ class ReplayView(BaseModel):
     outstanding: Annotated[int, Field(description="Of those, not ended yet; at most 1,000.")]
     behind: Annotated[
         list[str],
-        Field(description="Endpoints that cannot keep up; they go on when they can."),
+        Field(description="Endpoints that it waits for: they cannot keep up, or a key is halted."),
     ]
     created_at: str
     finished_at: str | None

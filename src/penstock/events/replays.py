@@ -75,6 +75,11 @@ WHERE id = :id AND account = :account AND status = 'pending'
 """)
 
 _LANES = sql("SELECT id, lane FROM endpoints WHERE id {in:ids}")
+_HALTED = sql("""
+SELECT DISTINCT d.replay_id, d.endpoint_id FROM deliveries d
+  JOIN order_heads h ON h.endpoint_id = d.endpoint_id AND h.key = d.ordering_key AND h.halted
+WHERE d.replay_id {in:ids} AND d.status = 'pending'
+""")
 _ENDPOINT = sql("SELECT id FROM endpoints WHERE id = :id AND account = :account")
 
 
@@ -165,8 +170,8 @@ def page(tx: Tx, account: str, before: str | None, limit: int) -> list[dict[str,
 
 
 def _views(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """As the API shows them. One that is for an endpoint that takes nothing is behind, too: it
-    has no other to go on with, so its row does not say so."""
+    """As the API shows them. Behind are also, though a replay's row does not say so, the endpoint
+    of one that is for no other while it takes nothing, and those where it waits behind a halt."""
     shown = [_view(row) for row in rows]
     alone = {view["filter"]["endpoint_id"] for view in shown if view["status"] == "pending"}
     lane_of = dict(tx.rows(_LANES, ids=sorted(alone - {None})))
@@ -176,6 +181,10 @@ def _views(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         endpoint_id = view["filter"]["endpoint_id"]
         if view["status"] == "pending" and lane_of.get(endpoint_id) in closed:
             view["behind"] = [endpoint_id]
+    by_id = {view["replay_id"]: view for view in shown if view["status"] == "pending"}
+    for replay_id, endpoint_id in tx.rows(_HALTED, ids=sorted(by_id)):
+        behind = by_id[replay_id]["behind"]
+        behind[:] = sorted({*behind, endpoint_id})
     return shown
 
 

@@ -79,7 +79,23 @@ class UploadDetail(UploadView):
 
     columns: list[ColumnView]
     notes: list[NoteView]
-    mapping: MappingView | None
+    mapping: Annotated[
+        MappingView | None,
+        Field(
+            description="Null while the file has a question, and if no model is named where the "
+            "account has several."
+        ),
+    ]
+
+
+class SignedUpload(BaseModel):
+    """Where to send a file: by PUT, with these headers and the file as the body."""
+
+    upload_id: str
+    method: str = "PUT"
+    url: Annotated[str, Field(description="Whoever has it can send this file: keep it to you.")]
+    headers: dict[str, str]
+    expires_at: str
 
 
 class ErrorView(BaseModel):

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import BinaryIO, Final
 
-from starlette.responses import StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from penstock.predictions import paper
 from penstock.storage.objects import Objects
 
+LINK_VALID: Final = 300  # seconds
 _BLOCK: Final = 256 * 1024
 # A page of ours that is shown by a browser, though it came out of somebody's file.
 _PAGE_POLICY: Final = f"{paper.POLICY}; sandbox"
@@ -18,8 +19,18 @@ _PAGE_POLICY: Final = f"{paper.POLICY}; sandbox"
 
 async def download(
     objects: Objects, key: str, media_type: str, filename: str | None, sha256: str
-) -> StreamingResponse:
-    """An object as an answer; without a file name it is shown instead of saved. NotFound."""
+) -> Response:
+    """An object as an answer, or where to fetch it. NotFound.
+
+    Without a file name it is shown instead of saved.
+    """
+    direct = objects.direct
+    if direct is not None:
+        link = await asyncio.to_thread(
+            direct.link, key, media_type=media_type, filename=filename, seconds=LINK_VALID
+        )
+        # The link is a key to the object: nothing on the way may keep it.
+        return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
     file = await asyncio.to_thread(objects.open, key)
     size = await asyncio.to_thread(objects.size, key)
     headers = {"ETag": f'"{sha256}"', "Content-Length": str(size)}

@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from penstock.clock import SECOND, to_iso
-from penstock.errors import NotFound, PenstockError
+from penstock.errors import NotFound, PenstockError, StorageUnavailable
 from penstock.predictions import registry, tell, uploads
 from penstock.predictions.deps import Deps
 from penstock.predictions.jobs import Told
@@ -20,14 +20,18 @@ from penstock.storage import Tx, sql
 from penstock.storage.doomed import UNDER_WAY, doom
 from penstock.telemetry import MODEL_TRAINED, MODEL_TRAINING_FAILED
 from penstock.work.kinds import Claim, Kind, Task
-from penstock.work.outcomes import Dead, Done, Outcome, Retry
+from penstock.work.outcomes import Dead, Done, Outcome, Postpone, Retry
 
 ATTEMPTS: Final = 3
 TIMEOUT: Final = 3600.0  # seconds
+STORAGE_PAUSE: Final = 30.0  # seconds, while objects cannot be read or written
 LOOK_EVERY: Final = 1.0  # seconds between looks whether it was cancelled
 
 # The API's names for the options that answer a question, where they are others.
 _FIELDS: Final = {"positive": "positive_label", "negative": "negative_label"}
+
+# How the file itself is read is said of its upload.
+_OF_UPLOAD: Final = ("encoding", "delimiter", "header_row")
 
 _LOAD = sql("""
 SELECT id, account, folder, upload_id, options, created_at FROM model_versions WHERE id {in:ids}
@@ -131,12 +135,30 @@ async def _handle(deps: Deps, task: Task[Training]) -> Outcome:
         return _refused(work, refused)
     except MissingExtra as missing:
         return _refused(work, Unusable("training_unavailable", f"{missing}."))
+    except StorageUnavailable as exc:
+        return Postpone(STORAGE_PAUSE, str(exc))
     except (PenstockError, TimeoutError) as exc:
         return Retry(reason=str(exc) or "it took too long")
     finally:
         running.cancel()  # which kills its process, if it is not over
         await asyncio.wait([running])
     return Done(apply=partial(_ready, work, made))
+
+
+def how(refused: Unusable) -> str:
+    """By which fields of a request it is answered, if it is a question."""
+    if not isinstance(refused, Question):
+        return ""
+    if refused.option in _OF_UPLOAD:
+        return f" Answer with {refused.option} in a PATCH of the upload."
+    ways = []
+    for answer in refused.answers:
+        value: Any = answer.value
+        if answer.column:
+            value = {answer.column: value} if value else [answer.column]
+        field = json.dumps({_FIELDS.get(answer.option, answer.option): value}, ensure_ascii=False)
+        ways.append(field[1:-1])
+    return f" Answer with {' or '.join(ways)}." if ways else ""
 
 
 async def _cancelled(deps: Deps, work: Training) -> bool:
@@ -147,7 +169,7 @@ def _refused(work: Training, refused: Unusable) -> Outcome:
     question = None
     if isinstance(refused, Question):
         question = _FIELDS.get(refused.option, refused.option)
-    code, message = refused.code, refused.message
+    code, message = refused.code, refused.message + how(refused)
 
     def why(tx: Tx) -> None:
         tx.run(_WHY, id=work.id, code=code, message=message, question=question)

@@ -49,6 +49,7 @@ def _free(name: str) -> str:
 
 _CLEAN: Final = AfterValidator(_without_nul)
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64), _CLEAN]
+FileName = Annotated[str, StringConstraints(max_length=255), _CLEAN]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256), _CLEAN]
 LabelValue = Annotated[str, StringConstraints(min_length=1, max_length=256), _CLEAN]
 LabelValues = Annotated[
@@ -81,6 +82,23 @@ OnBadRow = Annotated[
 Encoding = Annotated[str, StringConstraints(min_length=1, max_length=40), _CLEAN]
 Delimiter = Annotated[str, StringConstraints(min_length=1, max_length=1), _CLEAN]
 HeaderRow = Annotated[int, Field(ge=1, le=20, description="As a spreadsheet numbers rows.")]
+
+
+class SignedIn(BaseModel):
+    """A file that is to be sent past the server."""
+
+    model_config = _STRICT
+
+    size: Annotated[int, Field(ge=1, description="In bytes, of what is sent.")]
+    sha256: Annotated[
+        str,
+        StringConstraints(pattern=r"^[0-9a-f]{64}$"),
+        Field(description="Of the same, in hexadecimal digits: no other content is taken."),
+    ]
+    filename: Annotated[
+        FileName | None,
+        Field(description="With `.gz` at its end it is unpacked.", examples=["customers.csv"]),
+    ] = None
 
 
 class UploadPatch(BaseModel):

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from penstock.errors import NotFound, PenstockError
+from penstock.errors import NotFound, PenstockError, StorageFull, StorageUnavailable
 from penstock.predictions.refusal import MissingExtra, Question, Unusable
 
 IDLE: Final = 60.0  # seconds after which a process that nobody needs is ended
@@ -51,7 +51,8 @@ class Pool:
         """Call ``module:name`` of `penstock.predictions.beside` in a process.
 
         Raises what the function refused (`Unusable`, `Question`, `MissingExtra`, NotFound),
-        TimeoutError after so many seconds, `ProcessDied`, `Failed`.
+        StorageFull and StorageUnavailable if objects could not be read or written, TimeoutError
+        after so many seconds, `ProcessDied`, `Failed`.
         """
         async with self._free:
             child = self._take() or await self._call(_Child)
@@ -165,8 +166,8 @@ def _result(kind: str, value: Any) -> Any:
         case "not found":
             raise NotFound(value)
         case "full":
-            from penstock.errors import StorageFull
-
             raise StorageFull(value)
+        case "unavailable":
+            raise StorageUnavailable(value)
         case _:
             raise Failed(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from penstock.errors import PenstockError
 
 
@@ -18,15 +20,31 @@ class Unusable(PenstockError):
         self.message = message
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One way to answer a question: an option and its value, of `column` if it has one for each.
+
+    How that is written is up to whoever asks: an option of the command, a field of a request.
+    """
+
+    option: str
+    value: str = ""
+    column: str = ""
+
+
 class Question(Unusable):
     """The input can be read in two ways, and guessing would be wrong for somebody.
 
-    `option` is what answers it: the name of a field of `training.options.Options`.
+    `option` is what answers it: the name of a field of `training.options.Options`, of
+    `sniff.Given`, or ``map``. `answers` are the ways to do so, where they can be spelled out.
     """
 
-    def __init__(self, code: str, message: str, option: str) -> None:
+    def __init__(
+        self, code: str, message: str, option: str, answers: tuple[Answer, ...] = ()
+    ) -> None:
         super().__init__(code, message)
         self.option = option
+        self.answers = answers
 
 
 class MissingExtra(PenstockError):

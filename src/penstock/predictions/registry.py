@@ -152,7 +152,7 @@ def choose(tx: Tx, account: str, asked: str | None) -> Chosen:
     Raises `Unusable`.
     """
     if asked is None:
-        live = _models(tx.dicts(_ALL_LIVE, account=account))
+        live = _all_live(tx, account)
         if not live:
             return the_starter()
         if len(live) > 1:
@@ -178,6 +178,15 @@ def choose(tx: Tx, account: str, asked: str | None) -> Chosen:
             f"The model {quoted(name)} has no live version. Wait for its training, or promote one.",
         )
     return _chosen(tx, found[0], number)
+
+
+def presumed(tx: Tx, account: str) -> Chosen | None:
+    """The model that a request without a name means; None if the account has several."""
+    return None if len(_all_live(tx, account)) > 1 else choose(tx, account, None)
+
+
+def _all_live(tx: Tx, account: str) -> list[Model]:
+    return _models(tx.dicts(_ALL_LIVE, account=account))
 
 
 def _chosen(tx: Tx, model: Model, number: int | None) -> Chosen:

@@ -116,7 +116,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _faults(counts: Counts) -> str:
-    rows = sorted(counts.faults.items(), key=lambda item: -item[1])
+    rows = sorted(counts.faults.items(), key=lambda item: (-item[1], item[0]))
     return _table(
         ("Column", "Code", "Cells or rows"),
         ((column or "(the whole row)", code, count) for (column, code), count in rows),

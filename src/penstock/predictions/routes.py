@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from penstock.api import bodies
 from penstock.api.context import Caller, of, requires
@@ -160,7 +160,7 @@ def routes(deps: Deps) -> APIRouter:
         prediction_id: str,
         caller: Caller,
         format: Annotated[Literal["csv", "parquet"], Query()] = "csv",
-    ) -> StreamingResponse:
+    ) -> Response:
         """One row for each customer that was scored, in the order of the file.
 
         The id under the file's own name for it, probability, level of risk, three reasons. In the
@@ -175,7 +175,7 @@ def routes(deps: Deps) -> APIRouter:
         responses=_file("errors.csv"),
     )
     @requires("predictions:read")
-    async def fetch_errors(prediction_id: str, caller: Caller) -> StreamingResponse:
+    async def fetch_errors(prediction_id: str, caller: Caller) -> Response:
         """Row, line and byte in the file, the column, a code, the value, and what is wrong."""
         return await _send(deps, await read(caller.account, prediction_id), "errors.csv")
 
@@ -186,7 +186,7 @@ def routes(deps: Deps) -> APIRouter:
         responses=_file("report.html"),
     )
     @requires("predictions:read")
-    async def fetch_report(prediction_id: str, caller: Caller) -> StreamingResponse:
+    async def fetch_report(prediction_id: str, caller: Caller) -> Response:
         """A page: how the risk is spread, why, how far the customers are from the training's."""
         return await _send(deps, await read(caller.account, prediction_id), "report.html")
 
@@ -251,10 +251,13 @@ async def _create(
 
 def _file(*names: str) -> dict[int | str, dict[str, Any]]:
     content: dict[str, Any] = {views.FILES[name][1].partition(";")[0]: {} for name in names}
-    return {200: {"content": content, "description": "The file."}}
+    return {
+        200: {"content": content, "description": "The file."},
+        307: {"description": "Where the file is, in S3: `Location`, valid for five minutes."},
+    }
 
 
-async def _send(deps: Deps, found: Prediction, name: str) -> StreamingResponse:
+async def _send(deps: Deps, found: Prediction, name: str) -> Response:
     if found.status != "COMPLETED" or found.result is None:
         raise Conflict(f"There is no result: the prediction is {found.status}.")
     media_type = views.FILES[name][1]

@@ -10,10 +10,17 @@ from starlette.responses import Response
 
 from penstock.api.context import Caller, requires
 from penstock.api.paging import Items, Paged
-from penstock.predictions import jobs, registry, uploads, views
-from penstock.predictions.answers import UploadDetail, UploadView
+from penstock.predictions import jobs, registry, signed, uploads, views
+from penstock.predictions.answers import SignedUpload, UploadDetail, UploadView
 from penstock.predictions.deps import Deps
-from penstock.predictions.inputs import Delimiter, Encoding, HeaderRow, ModelAsked, UploadPatch
+from penstock.predictions.inputs import (
+    Delimiter,
+    Encoding,
+    HeaderRow,
+    ModelAsked,
+    SignedIn,
+    UploadPatch,
+)
 from penstock.predictions.problems import problem_of
 from penstock.predictions.refusal import Unusable
 from penstock.predictions.registry import Chosen
@@ -44,10 +51,17 @@ async def chosen_for(deps: Deps, account: str, asked: str | None) -> Chosen:
         raise problem_of(refused) from None
 
 
-async def detail(deps: Deps, found: Upload, chosen: Chosen) -> UploadDetail:
+async def presumed_for(deps: Deps, account: str, asked: str | None) -> Chosen | None:
+    """The model to look at a file for; None = several could be meant, so for none."""
+    if asked is not None:
+        return await chosen_for(deps, account, asked)
+    return await deps.database.read(lambda tx: registry.presumed(tx, account))
+
+
+async def detail(deps: Deps, found: Upload, chosen: Chosen | None) -> UploadDetail:
     """An upload with the mapping that is proposed for a model."""
     mapping = None
-    if found.layout is not None:
+    if found.layout is not None and chosen is not None:
         names = found.names
         remembered = await deps.database.read(
             lambda tx: jobs.remembered(tx, found.account, chosen.memory, names)
@@ -88,9 +102,37 @@ def add(api: APIRouter, deps: Deps) -> None:
         It is looked at, not read whole: type, encoding, delimiter, header. What can be read in two
         ways is a `question`, which a PATCH answers. With a mapping that is proposed for a model.
         """
-        chosen = await chosen_for(deps, caller.account, model)
+        chosen = await presumed_for(deps, caller.account, model)
         given = {"encoding": encoding, "delimiter": delimiter, "header_row": header_row}
         found = await take(deps, request, caller.account, chosen, given)
+        return await detail(deps, found, chosen)
+
+    @api.post("/v1/uploads/signed", status_code=201, summary="Announce a file to be sent to S3")
+    @requires("predictions:write")
+    async def announce_upload(asked: SignedIn, caller: Caller) -> SignedUpload:
+        """For files that are too large for a request here, as on AWS Lambda.
+
+        PUT the file to the `url` with the `headers`, within an hour, then confirm it. S3 takes no
+        other content than the one that was announced.
+        """
+        return SignedUpload(**await signed.announce(deps, caller.account, asked))
+
+    @api.post("/v1/uploads/{upload_id}/confirm", summary="Confirm a file that was sent to S3")
+    @requires("predictions:write")
+    async def confirm_upload(
+        upload_id: str,
+        caller: Caller,
+        model: Annotated[
+            ModelAsked | None, Query(description="Whose columns are looked for.")
+        ] = None,
+        encoding: Encoding | None = None,
+        delimiter: Delimiter | None = None,
+        header_row: Annotated[HeaderRow | None, Query()] = None,
+    ) -> UploadDetail:
+        """It is looked at, and from then on is an upload like any other."""
+        chosen = await chosen_for(deps, caller.account, model)
+        given = {"encoding": encoding, "delimiter": delimiter, "header_row": header_row}
+        found = await signed.confirm(deps, caller.account, upload_id, chosen, given)
         return await detail(deps, found, chosen)
 
     @api.get("/v1/uploads", summary="List uploads")
@@ -115,7 +157,7 @@ def add(api: APIRouter, deps: Deps) -> None:
     ) -> UploadDetail:
         """Its columns with samples, and for each of the model's columns the likeliest of them."""
         found = await database.read(lambda tx: uploads.get(tx, caller.account, upload_id))
-        return await detail(deps, found, await chosen_for(deps, caller.account, model))
+        return await detail(deps, found, await presumed_for(deps, caller.account, model))
 
     @api.patch("/v1/uploads/{upload_id}", summary="Say how to read an upload")
     @requires("predictions:write")
@@ -129,7 +171,7 @@ def add(api: APIRouter, deps: Deps) -> None:
     ) -> UploadDetail:
         """Answers its question, or corrects how it was read. It is looked at again."""
         found = await database.read(lambda tx: uploads.get(tx, caller.account, upload_id))
-        chosen = await chosen_for(deps, caller.account, model)
+        chosen = await presumed_for(deps, caller.account, model)
         given = {**found.given, **patch.given()}
         try:
             looked = await deps.aside.run(
@@ -137,7 +179,7 @@ def add(api: APIRouter, deps: Deps) -> None:
                 deps.objects,
                 found.file.key,
                 given,
-                chosen.spec,
+                None if chosen is None else chosen.spec,
                 within=LOOK_TIMEOUT,
             )
         except Unusable as refused:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from penstock.clock import SECOND
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, StorageUnavailable
 from penstock.predictions import tell
 from penstock.predictions.deps import Deps
 from penstock.predictions.jobs import SCORE, Told, updated
@@ -44,13 +44,14 @@ from penstock.telemetry import (
     metrics,
 )
 from penstock.work.kinds import Claim, Kind, Task
-from penstock.work.outcomes import Dead, Done, Outcome, Retry
+from penstock.work.outcomes import Dead, Done, Outcome, Postpone, Retry
 
 ATTEMPTS: Final = 5
 CHUNK_TIMEOUT: Final = 300.0  # seconds
 FINISH_TIMEOUT: Final = 3600.0  # seconds
 # Beside those that a process works on: one more, so that none is idle while another settles.
 SPARE: Final = 1
+STORAGE_PAUSE: Final = 30.0  # seconds, while objects cannot be read or written
 
 _LOAD = sql("""
 SELECT id, account, folder, status, filename, size, model_sha256, options, chunks, next_byte,
@@ -158,6 +159,9 @@ async def _handle(deps: Deps, task: Task[Work]) -> Outcome:
         return await _finish(deps, work)
     except Unusable as refused:
         return Dead(f"{refused.code}: {refused.message}", partial(_refused, work, refused))
+    except StorageUnavailable as exc:
+        # Nothing is wrong with the file: however long that lasts, it is not given up for it.
+        return Postpone(STORAGE_PAUSE, str(exc), lambda tx: _wait(tx, work))
     except (PenstockError, TimeoutError) as exc:
         reason = str(exc) or "it took too long"
         return Retry(reason=reason, apply=lambda tx: _wait(tx, work))

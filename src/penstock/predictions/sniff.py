@@ -208,8 +208,10 @@ def _ask_encoding(refusal: Unusable) -> Question:
 # ------------------------------------------------------------------------- delimiter and header
 
 _SEP = re.compile(rb'"?sep=([\x20-\x7e\t])"?(?=\r|\n|\Z)', re.IGNORECASE)
-_NUMBER = re.compile(r"\s*[-+(]?[$€£]?\s*[0-9][0-9.,' \u00a0]*\s*[%)€$£]?\s*")
-_DATE = re.compile(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}.*")
+# For a cell without the blanks around it: no two parts of these can take the same characters, so
+# that a cell of 64 KB is as quickly looked at as any other.
+_NUMBER = re.compile(r"[-+(]?[$€£]?\s*[0-9][0-9.,' \u00a0]*[%)€$£]?")
+_DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}.*")
 
 
 def _told(text: bytes) -> tuple[bool, str | None]:
@@ -293,7 +295,7 @@ class _Look:
                 "row they are.",
                 "header_row",
             )
-        values = [name for name in names if _NUMBER.fullmatch(name) or _DATE.fullmatch(name)]
+        values = [name for name in names if _is_number(name) or _DATE.fullmatch(name.strip())]
         if values and not hits:
             raise Question(
                 "no_header",
@@ -326,7 +328,7 @@ class _Look:
             elif (
                 len(row) == width > len(table[header]) == 1
                 and all(cell.strip() for cell in row)
-                and not any(_NUMBER.fullmatch(cell) for cell in row)
+                and not any(_is_number(cell) for cell in row)
             ):
                 return i
         return None
@@ -371,6 +373,10 @@ class _Look:
             "closed: everything behind it would be one cell. Close it, or double it if it "
             "belongs to the value.",
         )
+
+
+def _is_number(cell: str) -> bool:
+    return _NUMBER.fullmatch(cell.strip()) is not None
 
 
 def _regularity(table: Sequence[Sequence[str]]) -> float:

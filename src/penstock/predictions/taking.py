@@ -33,7 +33,7 @@ UNPACK_TIMEOUT: Final = 600.0  # seconds
 
 
 async def take(
-    deps: Deps, request: Request, account: str, known: Chosen, given: Mapping[str, Any]
+    deps: Deps, request: Request, account: str, known: Chosen | None, given: Mapping[str, Any]
 ) -> Upload:
     """Store the file of a request and look at it; it is kept if only an answer is missing.
 
@@ -56,8 +56,9 @@ async def take(
                 deps.max_upload,
                 within=UNPACK_TIMEOUT,
             )
+        spec = None if known is None else known.spec
         looked = await deps.aside.run(
-            "inspect:look", deps.objects, content, given, known.spec, within=LOOK_TIMEOUT
+            "inspect:look", deps.objects, content, given, spec, within=LOOK_TIMEOUT
         )
         await deps.database.unit(
             lambda tx: uploads.complete(

@@ -15,10 +15,11 @@ from penstock.storage.doomed import doom
 from penstock.storage.objects import of_account
 
 CONTENT: Final = "content"
+PACKED: Final = "packed"
 
 _INSERT = sql("""
-INSERT INTO uploads (id, account, folder, status, size, sha256, given, facts, created_at)
-VALUES (:id, :account, :folder, 'receiving', 0, '', '{}', '{}', {now})
+INSERT INTO uploads (id, account, folder, status, filename, size, sha256, given, facts, created_at)
+VALUES (:id, :account, :folder, 'receiving', :filename, :size, :sha256, '{}', '{}', {now})
 """)
 _COMPLETE = sql("""
 UPDATE uploads SET status = 'ready', filename = :filename, size = :size, sha256 = :sha256,
@@ -29,6 +30,10 @@ _COLUMNS = """
 SELECT id, account, folder, filename, size, sha256, given, layout, facts, created_at FROM uploads
 """
 _ONE = sql(f"{_COLUMNS} WHERE id = :id AND account = :account AND status = 'ready'")
+_ANNOUNCED = sql("""
+SELECT folder, status, filename, size, sha256 FROM uploads
+WHERE id = :id AND account = :account AND sha256 <> ''
+""")
 _PAGE = sql(f"""
 {_COLUMNS} WHERE account = :account AND status = 'ready' AND id < :before
 ORDER BY id DESC LIMIT :limit
@@ -73,7 +78,28 @@ class Upload:
         return names[: len(names) - bool(self.layout["trailing"])]
 
 
-def begin(tx: Tx, account: str) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A file that is sent past the server, as it was announced; `ready` = it has been confirmed."""
+
+    folder: str
+    ready: bool
+    filename: str | None
+    size: int
+    sha256: str
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is to be unpacked."""
+        return (self.filename or "").lower().endswith(".gz")
+
+    @property
+    def key(self) -> str:
+        """Where it is sent to. What is unpacked has another: the URL may be used once more."""
+        return f"{self.folder}/{PACKED if self.packed else CONTENT}"
+
+
+def begin(tx: Tx, account: str, announced: Announced | None = None) -> tuple[str, str]:
     """A file comes in; answers its id and the key of its objects.
 
     It is noted before its first byte is stored, so that one that never comes to its end is
@@ -81,8 +107,19 @@ def begin(tx: Tx, account: str) -> tuple[str, str]:
     """
     id_ = new_id("upl")
     folder = of_account(account, "uploads", id_)
-    tx.run(_INSERT, id=id_, account=account, folder=folder)
+    told = announced or Announced("", False, None, 0, "")
+    about = {"filename": told.filename, "size": told.size, "sha256": told.sha256}
+    tx.run(_INSERT, id=id_, account=account, folder=folder, **about)
     return id_, folder
+
+
+def announced(tx: Tx, account: str, upload_id: str) -> Announced:
+    """What was said of a file that is sent past the server. NotFound."""
+    found = tx.one(_ANNOUNCED, id=upload_id, account=account)
+    if found is None:
+        raise NotFound("There is no such upload.")
+    folder, status, filename, size, sha256 = found
+    return Announced(folder, status == "ready", filename, size, sha256)
 
 
 def complete(
@@ -109,10 +146,13 @@ def complete(
         raise NotFound("There is no such upload.")
 
 
-def discard(tx: Tx, upload_id: str, folder: str) -> None:
-    """Forget a file that did not come to its end, or cannot be used."""
+def discard(tx: Tx, upload_id: str, folder: str, *, again: float = 0.0) -> None:
+    """Forget a file that did not come to its end, or cannot be used.
+
+    `again`: seconds for which somebody may still send it.
+    """
     tx.run(_DELETE, id=upload_id)
-    doom(tx, folder)
+    doom(tx, folder, again=again)
 
 
 def answer(tx: Tx, upload: Upload, given: Mapping[str, Any], looked: Mapping[str, Any]) -> None:

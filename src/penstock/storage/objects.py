@@ -5,6 +5,9 @@ and is found by a key that Penstock makes: account, kind, id. No part of a key c
 name or from a request, so nothing can be written or read outside of the folder; keys are checked
 nevertheless.
 
+Where the bytes need not go through this process, objects have a door of their own (`Direct`): URLs
+that are signed for one object and a short time.
+
 All methods block and may be called from any thread and from child processes: an implementation
 can be pickled. A server calls them in threads.
 """
@@ -20,7 +23,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +38,37 @@ _TRIES: Final = 1000  # at making a folder that others delete when it is empty
 _PART: Final = "~part-"  # how the names of objects begin that are not complete yet
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """With a PUT to `url` and these headers one object can be stored, of one content."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+class Direct(Protocol):
+    """Objects that whoever was given a URL can send and fetch past this process."""
+
+    @property
+    def largest(self) -> int:
+        """The most bytes of an object that is sent."""
+        ...
+
+    def ticket(self, key: str, *, size: int, sha256: str, seconds: int) -> Ticket:
+        """How to send the object `key`, for so long: of this size and SHA-256 and no other."""
+        ...
+
+    def arrived(self, key: str, *, size: int, sha256: str) -> bool:
+        """Whether it has been sent."""
+        ...
+
+    def link(self, key: str, *, media_type: str, filename: str | None, seconds: int) -> str:
+        """Where to fetch the object `key`, for so long; without a name to be shown, not saved."""
+        ...
+
+
 class Objects(Protocol):
-    """Where objects are kept."""
+    """Where objects are kept. Raises StorageUnavailable where that cannot be reached."""
 
     def __hash__(self) -> int:
         """Of the place, so that what is made of an object can be kept by it."""
@@ -59,6 +91,15 @@ class Objects(Protocol):
 
     def delete(self, prefix: str) -> int:
         """Delete the object of this key, and all whose keys begin with it and a slash."""
+        ...
+
+    def check(self) -> None:
+        """Do nothing if objects can be written at the moment. Answers within a second or two."""
+        ...
+
+    @property
+    def direct(self) -> Direct | None:
+        """How to send and fetch objects past this process, if there is a way."""
         ...
 
 
@@ -100,7 +141,7 @@ class Folder:
                 raise
             _sync(path.parent)
         except OSError as exc:
-            raise _fault(exc) from exc
+            raise fault(exc) from exc
 
     def size(self, key: str) -> int | None:
         """See `Objects.size`."""
@@ -136,13 +177,33 @@ class Folder:
                 break
         return deleted
 
+    def check(self) -> None:
+        """See `Objects.check`."""
+        probe = self.root / f"{_PART}{secrets.token_hex(8)}"
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe.touch(0o600)
+            probe.unlink()
+        except OSError as exc:
+            raise fault(exc) from exc
+
+    @property
+    def direct(self) -> None:
+        """See `Objects.direct`: files are nobody's but this process's."""
+        return None
+
     def _path(self, key: str) -> Path:
-        segments = key.split("/")
-        if len(segments) > _MOST_SEGMENTS or not all(map(_SEGMENT.fullmatch, segments)):
-            raise ValueError(f"not a key: {key[:200]!r}")
-        if any(".." in segment or segment.startswith(_PART) for segment in segments):
-            raise ValueError(f"not a key: {key[:200]!r}")
-        return self.root.joinpath(*segments)
+        check_key(key)
+        return self.root.joinpath(*key.split("/"))
+
+
+def check_key(key: str) -> None:
+    """ValueError for what cannot be a key."""
+    segments = key.split("/")
+    if len(segments) > _MOST_SEGMENTS or not all(map(_SEGMENT.fullmatch, segments)):
+        raise ValueError(f"not a key: {key[:200]!r}")
+    if any(".." in segment or segment.startswith(_PART) for segment in segments):
+        raise ValueError(f"not a key: {key[:200]!r}")
 
 
 def of_account(account: str, *segments: str) -> str:
@@ -155,7 +216,8 @@ def of_account(account: str, *segments: str) -> str:
     return "/".join(("accounts", name, *segments))
 
 
-def _fault(exc: OSError) -> Exception:
+def fault(exc: OSError) -> StorageFull | StorageUnavailable:
+    """What a file that could not be written means."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull("The disk that holds the objects is full.")
     return StorageUnavailable(f"an object cannot be written: {exc.strerror}")

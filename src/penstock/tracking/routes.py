@@ -148,7 +148,8 @@ def routes(deps: Deps) -> APIRouter:
     @api.post("/v1/shipments/{shipment_id}/refresh", status_code=202, summary="Refresh a shipment")
     @requires("shipments:write")
     async def refresh_shipment(shipment_id: str, caller: Caller) -> ShipmentView:
-        """Asks the carrier as soon as its budget and its circuit allow, not at the next interval.
+        """Asks the carrier as soon as its budget and its circuit allow, not at the next interval,
+        and at the earliest a minute after its last answer.
 
         One that was given up is followed again. One that was stopped or has ended is not: create it
         anew.

@@ -27,6 +27,10 @@ from penstock.work.emit import Emit
 
 ACTIVE: Final = "pending"  # the work's status while a shipment is followed
 AT_ONCE: Final = 10  # new shipments of one lane whose first check is due at once
+# Seconds after a carrier's answer in which nobody can have it asked again: whoever refreshes in a
+# loop would use up a day's calls, those of other accounts too where a credential is shared.
+REFRESH_GAP: Final = 60
+SANDBOX: Final = "sandbox"  # it answers by itself: nobody's calls are spent
 
 _INSERT = sql(f"""
 INSERT INTO shipments (id, account, carrier, tracking_number, label, reference, ship_date,
@@ -52,9 +56,15 @@ SELECT at, zone_offset, status, sub_status, code, text, place, seen_at
 FROM scans WHERE shipment_id = :id ORDER BY at DESC, fingerprint DESC
 """)
 _STATUS = sql("SELECT status FROM shipments WHERE id = :id AND account = :account")
+# As soon as may be, and never later than it was due anyway.
+_SOON = f"""CASE
+  WHEN carrier = '{SANDBOX}' OR last_checked_at IS NULL OR status = 'dead' THEN {{now}}
+  WHEN due_at <= last_checked_at + {REFRESH_GAP * SECOND} THEN due_at
+  ELSE {{max}}({{now}}, last_checked_at + {REFRESH_GAP * SECOND}) END"""
 _REFRESH = sql(f"""
-UPDATE shipments SET due_at = {{now}}, status = '{ACTIVE}', ended_at = NULL
-WHERE id = :id AND account = :account AND status IN ('{ACTIVE}', 'dead') RETURNING lane
+UPDATE shipments SET due_at = {_SOON}, status = '{ACTIVE}', ended_at = NULL
+WHERE id = :id AND account = :account AND status IN ('{ACTIVE}', 'dead')
+RETURNING lane, due_at - {{now}}
 """)  # noqa: S608
 _STOP = sql(f"""
 UPDATE shipments SET due_at = NULL, status = 'cancelled', ended_at = {{now}}, updated_at = {{now}}
@@ -157,17 +167,15 @@ def patch(tx: Tx, account: str, shipment_id: str, changes: Mapping[str, str | No
     if unknown:
         raise TypeError(f"not to be changed: {', '.join(unknown)}")
     again = any(CHANGEABLE[name] for name in changes)
-    lane = tx.one(
-        _update(tuple(sorted(changes)), again), id=shipment_id, account=account, **changes
-    )
-    if lane is None:
+    row = tx.one(_update(tuple(sorted(changes)), again), id=shipment_id, account=account, **changes)
+    if row is None:
         raise NotFound("There is no such shipment.")
     if again:
-        lanes.wake(tx, CHECK, lane[0])
+        _wake(tx, *row)
 
 
 def refresh(tx: Tx, account: str, shipment_id: str) -> None:
-    """Ask the carrier as soon as its budget and circuit allow.
+    """Ask the carrier as soon as its budget and circuit allow, `REFRESH_GAP` after its last answer.
 
     One that was given up is followed again. Conflict if it was stopped or has reached its end.
     """
@@ -182,7 +190,13 @@ def refresh(tx: Tx, account: str, shipment_id: str) -> None:
             if status == "cancelled"
             else "It has reached its end; create it again to follow it anew."
         )
-    lanes.wake(tx, CHECK, row[0])
+    _wake(tx, *row)
+
+
+def _wake(tx: Tx, lane: str, wait: int | None) -> None:
+    """`wait` in microseconds; None where nothing is due, because it has ended or is dead."""
+    if wait is not None:
+        lanes.wake(tx, CHECK, lane, max(0.0, wait / SECOND))
 
 
 def stop(tx: Tx, account: str, shipment_id: str) -> None:
@@ -221,8 +235,8 @@ def _first_check(tx: Tx, lane: str, rows_per_day: float) -> int:
 def _update(columns: tuple[str, ...], again: bool) -> Statement:
     assignments = ", ".join(f"{column} = CAST(:{column} AS TEXT)" for column in columns)
     if again:
-        assignments += f", due_at = CASE WHEN status = '{ACTIVE}' THEN {{now}} ELSE due_at END"
+        assignments += f", due_at = CASE WHEN status = '{ACTIVE}' THEN {_SOON} ELSE due_at END"
     return sql(
         f"UPDATE shipments SET {assignments}, updated_at = {{now}}"  # noqa: S608
-        " WHERE id = :id AND account = :account RETURNING lane"
+        " WHERE id = :id AND account = :account RETURNING lane, due_at - {now}"
     )

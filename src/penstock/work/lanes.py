@@ -166,6 +166,14 @@ UPDATE lanes n SET woken_at = greatest({now}, served_at + 1) FROM k WHERE n.id =
 RETURNING n.id
 """,
 )
+_ACCOUNTS = sql("SELECT id, account FROM lanes WHERE id {in:ids}")
+
+
+def accounts(tx: Tx, ids: Sequence[str]) -> dict[str, str]:
+    """Whose each of these lanes is; a lane's account never changes."""
+    return {row[0]: row[1] for row in tx.rows(_ACCOUNTS, ids=list(ids))}
+
+
 _UNWOKEN = sql("UPDATE lanes SET woken_at = served_at WHERE id {in:ids}")
 
 

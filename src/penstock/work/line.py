@@ -12,13 +12,14 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from penstock.clock import Clock
 from penstock.errors import StorageError, StorageFull, StorageUnavailable
 from penstock.storage import Database, Tx
 from penstock.telemetry import (
     CLAIM_TO_START,
+    LANE_UNKNOWN,
     LEASE_LOST,
     LEASES_LOST,
     ROW_LAPSED,
@@ -32,20 +33,32 @@ from penstock.work import lanes, ledger
 from penstock.work.kinds import AnyKind, Claim, Task
 from penstock.work.outcomes import Dead, Outcome, Retry
 from penstock.work.settlement import Settlement, decide
-from penstock.work.waker import Waker
 from penstock.work.wakeups import Wake
 
 T = TypeVar("T")
 
-LANES_AT_ONCE = 16  # lanes that share one claim
+LANES_AT_ONCE = (16, 64)  # lanes that share one claim: at least, and with a slot for each
 SETTLE_AT_ONCE = 256  # rows that share one settlement
 CHILDREN = 4  # rows in processes of their own at once; each takes about a second to start
 LAST_SETTLE = 10.0  # seconds that a database in trouble may hold up the end of a shutdown
 CANCEL_WAIT = 5.0  # seconds that a cancelled handler may take to end
+LANE_SHOWN = 200  # characters of a lane's name that are logged: anybody may have sent it
 LOCKED_WAIT = 0.02  # seconds until a lane is tried again whose due rows could not be had
 
 # Runs one claimed row in a process of its own; answers what went wrong, None = it settled.
 Isolate = Callable[[Claim, float], Awaitable[str | None]]
+
+
+class Publisher(Protocol):
+    """Who passes wakes on: the `Waker`, in one way or another."""
+
+    def publish(self, wakes: Iterable[Wake]) -> None:
+        """Have the lanes looked at when it is time, by anybody."""
+        ...
+
+    def share(self, wakes: Iterable[Wake]) -> None:
+        """Let others look at lanes for which there is no slot here."""
+        ...
 
 
 @dataclass(slots=True)
@@ -62,6 +75,7 @@ class _Taken:
     claims: list[Claim]
     loaded: dict[str, Any]
     wakes: list[Wake]
+    visited: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -84,9 +98,11 @@ class Line:
     kind: AnyKind
     database: Database
     clock: Clock
-    waker: Waker
+    waker: Publisher
     isolate: Isolate | None = None
     counts: Counts = field(default_factory=Counts)
+    room_made: asyncio.Event | None = None  # set, once, when a line that was full has room
+    rested: asyncio.Event | None = None  # set whenever the line has become idle
     _ready: dict[str, None] = field(default_factory=dict)
     _running: dict[tuple[str, int], _Running] = field(default_factory=dict)
     _finished: list[Settlement] = field(default_factory=list)
@@ -95,6 +111,7 @@ class Line:
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
     _alone: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CHILDREN))
     _stopping: bool = False
+    _claiming: bool = False
 
     # ------------------------------------------------------------------ wakes
 
@@ -119,6 +136,32 @@ class Line:
         """The ids of the rows this line holds."""
         return [id_ for id_, _ in self._running]
 
+    @property
+    def room(self) -> int:
+        """How many more lanes this line can look into: each needs a slot at least."""
+        return self.kind.slots - len(self._running) - len(self._ready)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to look into, to run or to settle."""
+        return not (self._ready or self._running or self._claiming)
+
+    def holds(self, lane: str) -> bool:
+        """Whether rows of the lane are held: claimed, and not settled."""
+        return any(running.claim.lane == lane for running in self._running.values())
+
+    @property
+    def unsettled(self) -> set[str]:
+        """The lanes that have not been looked into, or whose rows are still held."""
+        return {*self._ready, *(running.claim.lane for running in self._running.values())}
+
+    def _tell(self) -> None:
+        if self.room_made is not None and self.room > 0:
+            self.room_made.set()
+            self.room_made = None
+        if self.rested is not None and self.idle:
+            self.rested.set()
+
     # ------------------------------------------------------------------ claim and run
 
     async def serve(self) -> None:
@@ -127,20 +170,28 @@ class Line:
             await self._changed.wait()
             self._changed.clear()
             while self._ready and (slots := self.kind.slots - len(self._running)) > 0:
-                named = list(self._ready)[:LANES_AT_ONCE]
+                named = self._next_lanes(slots)
                 for lane in named:
                     del self._ready[lane]
+                self._claiming = True
                 try:
                     await self._claim(slots, named)
                 except Exception as exc:
                     # The rows wait; so does this line, a little, before it asks again.
                     self._trouble("claim", exc)
-                    await asyncio.sleep(1.0)
                     for lane in named:
                         self.look(lane)
+                    await asyncio.sleep(1.0)
+                finally:
+                    self._claiming = False
+            self._tell()
             if self._ready:
                 # No slot is free for lanes that have work: let another process have them.
                 self.waker.share([Wake(self.kind.name, lane) for lane in self._ready])
+
+    def _next_lanes(self, slots: int) -> list[str]:
+        least, most = LANES_AT_ONCE
+        return list(self._ready)[: min(most, max(least, slots))]
 
     async def _claim(self, slots: int, named: Sequence[str]) -> None:
         def take(tx: Tx) -> _Taken:
@@ -155,9 +206,16 @@ class Line:
             await self._give_back((await taking).claims)
             raise
         self._start_all(taken)
+        for lane in set(named).difference(taken.visited):
+            log(LANE_UNKNOWN, kind=self.kind.name, lane=lane[:LANE_SHOWN])
         wakes = taken.wakes
         if self.database.dialect != "sqlite":
-            wakes = await self.database.read(lambda tx: self._looks(tx, named))
+            try:
+                wakes = await self.database.read(lambda tx: self._looks(tx, named))
+            except asyncio.CancelledError:
+                for lane in named:  # more may be due there
+                    self.look(lane)
+                raise
         if not taken.claims:
             # Due, yet not to be had: an open transaction has locked the rows.
             wakes = [replace(wake, delay=max(wake.delay, LOCKED_WAIT)) for wake in wakes]
@@ -168,7 +226,7 @@ class Line:
         loaded = _load(tx, self.kind, claimed.claims)
         # On SQLite no accept can commit between this look and the claim's commit.
         wakes = self._looks(tx, claimed.visited) if tx.dialect == "sqlite" else []
-        return _Taken(claimed.claims, loaded, wakes)
+        return _Taken(claimed.claims, loaded, wakes, claimed.visited)
 
     def _looks(self, tx: Tx, ids: Iterable[str]) -> list[Wake]:
         return lanes.look(tx, self.kind.name, self.kind.table, ids)
@@ -300,7 +358,7 @@ class Line:
         freed = sum(_key(settlement.claim) in self._running for settlement in batch)
         refill = refill and freed > 0 and not self._stopping and self.database.dialect == "sqlite"
         if refill:  # lanes that wait for a slot have a turn like the others
-            ready = list(self._ready)[:LANES_AT_ONCE]
+            ready = self._next_lanes(freed)
             for lane in ready:
                 del self._ready[lane]
             touched.update(ready)
@@ -388,6 +446,7 @@ class Line:
             self._running.pop(_key(claim), None)
         if not self._running:
             self._idle.set()
+        self._tell()
         if self._ready:
             self._changed.set()
 

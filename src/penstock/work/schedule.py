@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +18,8 @@ from penstock.errors import StorageError, StorageUnavailable
 from penstock.ids import new_id
 from penstock.storage import Database, Statement, Tx, sql
 from penstock.telemetry import (
+    DEAD_LETTERS,
+    DEAD_LETTERS_UNSEEN,
     DEAD_ROWS,
     DUE_ROWS,
     LANES_OPEN,
@@ -32,6 +34,7 @@ from penstock.telemetry import (
 from penstock.work import lanes, ledger
 from penstock.work.kinds import AnyKind
 from penstock.work.waker import Waker
+from penstock.work.wakeups import WakeupsError, WakeupsUnavailable
 
 LEASE = 30.0  # seconds
 
@@ -39,6 +42,12 @@ _ACQUIRE = sql("""
 INSERT INTO leaders (name, holder, until_at) VALUES (:name, :holder, {now} + :lease)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_at = excluded.until_at
 WHERE leaders.holder = excluded.holder OR leaders.until_at < {now}
+RETURNING holder
+""")
+_TURN = sql("""
+INSERT INTO leaders (name, holder, until_at) VALUES (:name, :holder, {now} + :every)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_at = excluded.until_at
+WHERE leaders.until_at <= {now}
 RETURNING holder
 """)
 _RESIGN = sql("DELETE FROM leaders WHERE name = :name AND holder = :holder")
@@ -69,7 +78,7 @@ class Scheduler:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._tasks = tasks
+        self.tasks = tasks
         self._alone = alone
         self._holder = new_id("wrk")
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -81,22 +90,61 @@ class Scheduler:
         Each task runs beside the others, and not again before it has ended: one that takes long
         holds up neither the rest nor the leader's lease.
         """
-        due = {task.name: 0.0 for task in self._tasks}
+        due = {task.name: 0.0 for task in self.tasks}
         election = 0.0
-        step = min([LEASE / 3, *(task.every for task in self._tasks)])
+        step = min([LEASE / 3, *(task.every for task in self.tasks)])
         try:
             while True:
                 now = self._clock.monotonic()
                 if not self._alone and now >= election:
                     election = now + LEASE / 3
                     await self._elect()
-                for task in self._tasks if self.leads else ():
+                for task in self.tasks if self.leads else ():
                     if now >= due[task.name] and task.name not in self._running:
                         due[task.name] = now + task.every
                         self._start(task)
                 await asyncio.sleep(step)
         finally:
             await self._stop()
+
+    async def turn(
+        self, names: Collection[str], *, due: bool = True
+    ) -> tuple[list[str], list[str]]:
+        """Run these tasks once, one after another; answers the names of those that ran and failed.
+
+        For processes that are called now and then and know nothing of the time before: when a task
+        ran last is kept in the database. With `due=False` it does not matter.
+        """
+        ran, failed = [], []
+        for task in self.tasks:
+            if task.name not in names:
+                continue
+            if due and not await self._database.unit(lambda tx, task=task: self._take(tx, task)):  # type: ignore[misc]
+                continue
+            ran.append(task.name)
+            if not await self._once(task):
+                failed.append(task.name)
+        return ran, failed
+
+    def _take(self, tx: Tx, task: Periodic) -> bool:
+        every = int(task.every * SECOND)
+        return tx.one(_TURN, name=_turn(task), holder=self._holder, every=every) is not None
+
+    async def _once(self, task: Periodic) -> bool:
+        """Whether it succeeded; if not, its next turn is not put off."""
+        done = False
+        try:
+            await task.run()
+            done = True
+        except Exception as exc:
+            log(WORKER_LOOP_ERROR, loop=task.name, error=f"{type(exc).__name__}: {exc}")
+        finally:
+            if not done:
+                with contextlib.suppress(StorageError):
+                    await self._database.unit(
+                        lambda tx: tx.run(_RESIGN, name=_turn(task), holder=self._holder)
+                    )
+        return done
 
     def _start(self, task: Periodic) -> None:
         running = asyncio.get_running_loop().create_task(self._run(task), name=task.name)
@@ -139,6 +187,10 @@ class Scheduler:
         except Exception as exc:
             # The next turn may do better, and the other tasks must not wait for it.
             log(WORKER_LOOP_ERROR, loop=task.name, error=f"{type(exc).__name__}: {exc}")
+
+
+def _turn(task: Periodic) -> str:
+    return f"turn of {task.name}"
 
 
 def sweeper(
@@ -233,6 +285,28 @@ def gauges(database: Database, kinds: Sequence[AnyKind], *, every: float) -> Per
             metrics.set(LANES_OPEN, open_, kind=kind.name)
 
     return Periodic("gauges", every, measure)
+
+
+def dead_letters(ask: Callable[[], Awaitable[Mapping[str, int]]], *, every: float) -> Periodic:
+    """Keeps the gauge of dead letters, as long as whoever is asked tells them."""
+    told = True
+
+    async def measure() -> None:
+        nonlocal told
+        if not told:
+            return
+        try:
+            found = await ask()
+        except WakeupsUnavailable:
+            raise
+        except WakeupsError as exc:  # a permission is missing; asking again changes nothing
+            told = False
+            log(DEAD_LETTERS_UNSEEN, error=str(exc))
+            return
+        for queue, n in found.items():
+            metrics.set(DEAD_LETTERS, n, queue=queue)
+
+    return Periodic("dead letters", every, measure)
 
 
 _OPEN = sql("SELECT count(*) FROM lanes WHERE kind = :kind AND circuit <> 'closed'")

@@ -3,7 +3,8 @@
 Units of work call `lanes.wake`; the database hands those notes over after the commit, and the
 waker publishes them. Where several processes share the wake-ups, a wake that is due now is
 published only if none is on its way to that lane already (``lanes.woken_at``); what arrives while
-one publication runs goes out with the next.
+one publication runs goes out with the next. Where receivers compete, each wake is told whose lane
+it is for.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 from penstock.errors import PenstockError, StorageError
-from penstock.storage import Database
+from penstock.storage import Database, Tx
 from penstock.telemetry import WORKER_LOOP_ERROR, log
 from penstock.work import lanes
 from penstock.work.wakeups import Wake, Wakeups
 from penstock.work.wakeups.local import LocalWakeups
+
+ACCOUNTS_KEPT = 50_000  # lanes whose account is remembered
 
 
 class Waker:
@@ -29,6 +33,7 @@ class Waker:
         self._pending: dict[tuple[str, str], Wake] = {}
         self._flush: asyncio.Task[None] | None = None
         self._publishing: set[asyncio.Task[None]] = set()
+        self._accounts: dict[str, str] = {}
 
     def on_notes(self, notes: list[object]) -> None:
         """Publish the wakes among a commit's notes."""
@@ -53,11 +58,17 @@ class Waker:
         if self._wakeups.shared:
             self.publish(wakes)
 
+    async def settled(self) -> None:
+        """Wait until what was to be published by now has been."""
+        if self._flush is not None:
+            await asyncio.wait([self._flush])
+        if self._publishing:
+            await asyncio.wait(self._publishing)
+
     async def close(self) -> None:
         """Wait for what is being published."""
-        while tasks := [*self._publishing, *([self._flush] if self._flush else [])]:
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._flush = None
+        while self._publishing or (self._flush is not None and not self._flush.done()):
+            await self.settled()
 
     async def _run(self) -> None:
         while self._pending:
@@ -65,10 +76,9 @@ class Waker:
             self._pending.clear()
             now = {wake.lane: wake for wake in wakes if wake.delay <= 0}
             # A delayed wake must not mark its lane as woken: it would hold back an earlier one.
-            chosen = [wake for wake in wakes if wake.delay > 0]
+            later = [wake for wake in wakes if wake.delay > 0]
             try:
-                if now:
-                    chosen += [now[lane] for lane in await self._mark(list(now))]
+                chosen = await self._choose(now, later)
             except StorageError as exc:
                 log(WORKER_LOOP_ERROR, loop="waker", error=str(exc))
                 continue
@@ -78,8 +88,28 @@ class Waker:
                 self._publishing.add(task)
                 task.add_done_callback(self._publishing.discard)
 
-    async def _mark(self, ids: list[str]) -> set[str]:
-        return await self._database.unit(lambda tx: lanes.mark_woken(tx, ids))
+    async def _choose(self, now: dict[str, Wake], later: list[Wake]) -> list[Wake]:
+        """Those of `now` that no wake is on its way for, and `later`."""
+        strange: set[str] = set()
+        if self._wakeups.competing:
+            if len(self._accounts) > ACCOUNTS_KEPT:
+                self._accounts.clear()
+            strange = {*now, *(wake.lane for wake in later)}.difference(self._accounts)
+
+        def choose(tx: Tx) -> tuple[list[Wake], dict[str, str]]:
+            marked = lanes.mark_woken(tx, list(now)) if now else set()
+            found = lanes.accounts(tx, sorted(strange)) if strange else {}
+            return [*later, *(now[lane] for lane in marked)], found
+
+        if not (now or strange):
+            return self._told(later)
+        chosen, found = await self._database.unit(choose)
+        self._accounts |= found
+        return self._told(chosen)
+
+    def _told(self, wakes: list[Wake]) -> list[Wake]:
+        known = self._accounts
+        return [replace(w, account=known[w.lane]) if w.lane in known else w for w in wakes]
 
     async def _publish(self, wakes: list[Wake]) -> None:
         try:

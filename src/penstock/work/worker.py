@@ -59,6 +59,7 @@ class Worker:
         self._clock = clock
         self._grace = grace
         self._stop = asyncio.Event()
+        self._room_made = asyncio.Event()
         self.lines = {kind.name: Line(kind, database, clock, waker, isolate) for kind in kinds}
 
     def stop(self) -> None:
@@ -110,11 +111,41 @@ class Worker:
     async def _listen(self) -> None:
         while True:
             try:
-                messages = await self._wakeups.receive(RECEIVE_AT_ONCE)
+                messages = await self._receive()
             except WakeupsClosed:
                 await self._stop.wait()
                 return
             await self._take(messages)
+
+    async def _receive(self) -> list[Message]:
+        """Messages, where receivers compete only of kinds that there is room for here.
+
+        What a busy process took would wait here while an idle one looks for work.
+        """
+        if not self._wakeups.competing:
+            return await self._wakeups.receive(RECEIVE_AT_ONCE)
+        while True:
+            self._room_made.clear()
+            room = {}
+            for line in self.lines.values():
+                if line.room > 0:
+                    room[line.kind.name] = line.room
+                    line.room_made = None
+                else:
+                    line.room_made = self._room_made
+            if not room:
+                await self._room_made.wait()
+                continue
+            receiving = asyncio.create_task(self._wakeups.receive(sum(room.values()), room))
+            more_room = asyncio.create_task(self._room_made.wait())
+            try:
+                await asyncio.wait((receiving, more_room), return_when=asyncio.FIRST_COMPLETED)
+                if receiving.done():
+                    return receiving.result()
+            finally:
+                receiving.cancel()
+                more_room.cancel()
+                await asyncio.wait((receiving, more_room))
 
     async def _take(self, messages: Sequence[Message]) -> None:
         for message in messages:

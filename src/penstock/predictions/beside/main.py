@@ -12,7 +12,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from penstock.errors import NotFound, StorageFull
+from penstock.errors import NotFound, StorageFull, StorageUnavailable
 from penstock.predictions.refusal import MissingExtra, Question, Unusable
 
 NICE = 5  # the server's own process goes before
@@ -48,7 +48,7 @@ def _answer(function: str, args: tuple[Any, ...]) -> tuple[str, Any]:
         found = getattr(importlib.import_module(f"penstock.predictions.beside.{module}"), name)
         return "value", found(*args)
     except Question as exc:
-        return "question", (exc.code, exc.message, exc.option)
+        return "question", (exc.code, exc.message, exc.option, exc.answers)
     except Unusable as exc:
         return "unusable", (exc.code, exc.message)
     except MissingExtra as exc:
@@ -57,6 +57,8 @@ def _answer(function: str, args: tuple[Any, ...]) -> tuple[str, Any]:
         return "not found", str(exc)
     except StorageFull as exc:
         return "full", str(exc)
+    except StorageUnavailable as exc:
+        return "unavailable", str(exc)
     except BaseException as exc:
         traceback.print_exc()
         return "failed", f"{type(exc).__name__}: {exc}"

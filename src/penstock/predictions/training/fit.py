@@ -57,7 +57,7 @@ def train(
         raise Unusable(
             "too_many_columns",
             f"{len(found.columns):,} columns are more than a model takes ({MAX_FEATURES:,}). "
-            "Leave some out with --drop.",
+            "Drop some.",
         )
     values = [column.values for column in found.parsed]
     matrix = design(found.columns, values)

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
 from penstock.predictions.contract import DateOrder, NumberFormat, is_affix, is_optional
-from penstock.predictions.refusal import Question, quoted
+from penstock.predictions.refusal import Answer, Question, quoted
 
-# Optional sign or parenthesis, something before, digits with separators, something after.
+# Optional sign or parenthesis, something before, digits with separators, something after. What
+# stands beside the number is short, or trying how far it reaches would take a long cell for ever.
 _NUMBER = re.compile(
-    r"(?P<open>\()?[+-]?\s*(?P<prefix>[^0-9\s.,'()+-][^0-9.,'()+-]*?)?\s*[+-]?"
+    r"(?P<open>\()?[+-]?\s*(?:(?P<prefix>[^0-9\s.,'()+-][^0-9.,'()+-]{0,15}?)\s*)?[+-]?"
     r"(?P<core>[0-9](?:[0-9.,'\u00a0\u202f\u2009 ]*[0-9])?\.?|[.,][0-9]+)"
-    r"(?P<exponent>[eE][+-]?[0-9]+)?\s*(?P<suffix>[^0-9\s.,'()+-][^0-9.,'()+-]*?)?\s*(?(open)\))"
+    r"(?P<exponent>[eE][+-]?[0-9]+)?\s*"
+    r"(?:(?P<suffix>[^0-9\s.,'()+-][^0-9.,'()+-]{0,15}?)\s*)?(?(open)\))"
 )
 _CODE = re.compile(r"[A-Z]{3}")  # of a currency
 _SPACES = re.compile("[\u00a0\u202f\u2009 ]")
@@ -55,8 +57,9 @@ def _affix(name: str, found: set[str]) -> str:
         raise Question(
             "mixed_units",
             f"The numbers of {quoted(name)} come with different units ({texts}), so they cannot "
-            f"be compared. Bring them to one unit, or leave the column out: --drop {quoted(name)}.",
+            "be compared. Bring them to one unit, or drop the column.",
             "drop",
+            (Answer("drop", column=name),),
         )
     return named[0]
 
@@ -103,9 +106,9 @@ def _separators(
         raise Question(
             "decimal_separator",
             f"{quoted(name)} has numbers such as {quoted(example)}, which may be a thousand and "
-            "something or one and a fraction. Say what separates the decimals: --decimal point "
-            "or --decimal comma.",
+            "something or one and a fraction. Say what separates the decimals.",
             "decimal",
+            (Answer("decimal", "point"), Answer("decimal", "comma")),
         )
     if len(points) > 1 or (len(points) == 1 and next(iter(points)) in groups) or len(groups) > 1:
         seen = [core for core in (*points.values(), *groups.values()) if core]
@@ -113,8 +116,9 @@ def _separators(
         raise Question(
             "mixed_decimals",
             f"The numbers of {quoted(name)} are not written in one way: {examples}. Write them "
-            f"alike, or leave the column out: --drop {quoted(name)}.",
+            "alike, or drop the column.",
             "drop",
+            (Answer("drop", column=name),),
         )
     point = next(iter(points), None)
     group = next(iter(groups), None)
@@ -160,8 +164,9 @@ def date_order(name: str, texts: Iterable[str], told: DateOrder | None) -> DateO
         raise Question(
             "mixed_dates",
             f"The dates of {quoted(name)} are not written in one way: {examples}. Write them as "
-            f"2026-01-31, or leave the column out: --drop {quoted(name)}.",
+            "2026-01-31, or drop the column.",
             "drop",
+            (Answer("drop", column=name),),
         )
     if decided:
         return cast(DateOrder, decided[0])
@@ -169,7 +174,8 @@ def date_order(name: str, texts: Iterable[str], told: DateOrder | None) -> DateO
         raise Question(
             "date_order",
             f"{quoted(name)} has dates such as {quoted(example)}, where day and month cannot be "
-            "told apart. Say their order: --date-order dmy or --date-order mdy.",
+            "told apart. Say their order.",
             "date_order",
+            (Answer("date_order", "dmy"), Answer("date_order", "mdy")),
         )
     return told

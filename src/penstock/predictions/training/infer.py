@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from penstock.predictions.contract import Column, DateOrder, NumberFormat, Parsed, fold
 from penstock.predictions.model import Left
 from penstock.predictions.parse import FALSE_WORDS, MISSING_WORDS, TRUE_WORDS, parse
-from penstock.predictions.refusal import Question, Unusable, quoted
+from penstock.predictions.refusal import Answer, Question, Unusable, quoted
 from penstock.predictions.training import formats
 from penstock.predictions.training.leaks import LEAK, cross_fitted_auc
 from penstock.predictions.training.options import Options, Sheet
@@ -79,8 +79,7 @@ def _check_names(sheet: Sheet, options: Options) -> None:
     if twice:
         raise Unusable(
             "duplicate_column",
-            f"More than one column is called {quoted(min(twice))}. Rename them, or leave them out "
-            f"with --drop {min(twice)}.",
+            f"More than one column is called {quoted(min(twice))}. Rename them, or drop them.",
         )
     for option, names in (
         ("types", options.types),
@@ -124,7 +123,7 @@ def _column(
         raise _LeftOut(
             "leak",
             f"whether it is filled in tells who churned (AUC {told:.3f}); it was probably written "
-            "after the fact (--keep it only if it is known in time)",
+            "after the fact (keep it only if it is known in time)",
         )
     kind = options.types.get(name) or _kind(name, texts, indices, filled, rows, sheet)
     column = _contract(name, kind, cells, texts, indices, options)
@@ -164,9 +163,13 @@ def _kind(
                 "mixed_column",
                 f"{count:,} cells of {quoted(name)} are {noun} and {len(odd):,} are not, such as "
                 f"{quoted(texts[indices[odd[0]]])} in row {sheet.records[rows[odd[0]]]}. Say what "
-                f"the column is: --type {name}={kind} (the others count as missing) or "
-                f"--type {name}=category, or --drop {name}.",
+                f"the column is, a {kind} (the others count as missing) or a category, or drop it.",
                 "types",
+                (
+                    Answer("types", kind, name),
+                    Answer("types", "category", name),
+                    Answer("drop", column=name),
+                ),
             )
     return "category"
 
@@ -200,8 +203,9 @@ def _contract(
         raise Question(
             "as_of",
             f"{quoted(name)} has dates, which count as days before the day up to which the file "
-            f"knows. Say that day: --as-of 2026-01-31, or leave the column out: --drop {name}.",
+            "knows. Say that day, or drop the column.",
             "as_of",
+            (Answer("as_of", "2026-01-31"), Answer("drop", column=name)),
         )
     return Column(name, "date", required, date=cast(DateOrder, order))
 
@@ -249,7 +253,7 @@ def _leave_out_if_useless(
             raise _LeftOut("constant", f"it is {known[0]:g} in every row")
         if column.kind == "number" and column.integer and different > ID_LIKE * len(known):
             raise _LeftOut(
-                "id_like", "nearly every row has a whole number of its own (--keep it if it counts)"
+                "id_like", "nearly every row has a whole number of its own (keep it if it counts)"
             )
         cuts = np.unique(np.quantile(known, np.linspace(0, 1, 65)[1:-1]))
         codes = np.where(
@@ -260,7 +264,7 @@ def _leave_out_if_useless(
         raise _LeftOut(
             "leak",
             f"alone it tells who churned (AUC {told:.3f}); it was probably written after the "
-            "fact (--keep it only if it is known in time)",
+            "fact (keep it only if it is known in time)",
         )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from penstock.predictions.check import TOTALS
 from penstock.predictions.contract import fold
 from penstock.predictions.model import Label
-from penstock.predictions.refusal import Question, Unusable, quoted
+from penstock.predictions.refusal import Answer, Question, Unusable, quoted
 from penstock.predictions.training.options import MIN_OF_A_CLASS, MIN_ROWS, Options, Sheet
 
 SHOWN = 5
@@ -114,9 +114,9 @@ def _meaning(options: Options, texts: list[str], keys: Any) -> tuple[Label, dict
     if not options.positive:
         raise Question(
             "positive_label",
-            f"{column} has the values {listed}. Say which one means that a customer churned: "
-            "--positive VALUE.",
+            f"{column} has the values {listed}. Say which one means that a customer churned.",
             "positive",
+            (Answer("positive", "VALUE"),),
         )
     positive = {fold(value) for value in options.positive}
     negative = {fold(value) for value in options.negative}
@@ -133,9 +133,9 @@ def _meaning(options: Options, texts: list[str], keys: Any) -> tuple[Label, dict
             raise Question(
                 "negative_label",
                 f"{column} has more than two values: {listed}. Say also which of them mean that "
-                "a customer stayed: --negative VALUE, once for each. Rows with other values are "
-                "left out.",
+                "a customer stayed, one or several. Rows with other values are left out.",
                 "negative",
+                (Answer("negative", "VALUE"),),
             )
     if not negative:
         raise Unusable("one_class", f"All values of {column} are said to mean churned.")

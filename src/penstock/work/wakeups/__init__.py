@@ -8,8 +8,8 @@ none may be trusted with more than the name of a kind and of a lane.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from penstock.errors import PenstockError
@@ -32,11 +32,16 @@ class WakeupsClosed(WakeupsError):
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Asks that a lane be looked at, `delay` seconds from now."""
+    """Asks that a lane be looked at, `delay` seconds from now.
+
+    `account` is whose lane it is, as far as that is known: queues that share their capacity
+    between accounts are told.
+    """
 
     kind: str
     lane: str
     delay: float = 0.0
+    account: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,14 @@ class Wakeups(Protocol):
         """Several processes share it: publish only what `lanes.woken_at` lets through."""
         ...
 
+    @property
+    def competing(self) -> bool:
+        """Receivers compete: each message goes to one, so none may take what it has no room for.
+
+        Otherwise everybody hears every wake.
+        """
+        ...
+
     async def open(self) -> None:
         """Start receiving. An unreachable queue is no error here: it is tried again."""
         ...
@@ -77,10 +90,11 @@ class Wakeups(Protocol):
         """Send the wakes; WakeupsUnavailable if others may not have been told."""
         ...
 
-    async def receive(self, limit: int) -> list[Message]:
+    async def receive(self, limit: int, room: Mapping[str, int] | None = None) -> list[Message]:
         """From 1 to `limit` messages, waiting for the first. A cancelled call loses none.
 
-        Raises WakeupsClosed once the queue is closed.
+        `room` says of which kinds the caller can use how many; only where receivers compete does
+        it matter. Raises WakeupsClosed once the queue is closed.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -33,6 +33,7 @@ class LocalWakeups:
     """
 
     shared = False
+    competing = False
 
     def __init__(
         self, watch: Callable[[], Awaitable[bool]] | None = None, *, watch_every: float = 0.1
@@ -96,7 +97,7 @@ class LocalWakeups:
         if visible:
             self._arrived.set()
 
-    async def receive(self, limit: int) -> list[Message]:
+    async def receive(self, limit: int, room: Mapping[str, int] | None = None) -> list[Message]:
         """From 1 to `limit` messages in order of arrival, waiting for the first."""
         if limit < 1:
             raise ValueError("limit must be at least 1")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -57,6 +57,7 @@ class MemoryWakeups:
         if not 0 <= duplicate < 1:
             raise ValueError("duplicate must be below 1, or a message would never end")
         self.shared = shared
+        self.competing = True
         self.reachable = True
         self._clock = clock
         self._visibility = visibility
@@ -104,14 +105,14 @@ class MemoryWakeups:
                 self._add(wake.kind, wake.lane, wake.delay)
         self._come_due()
 
-    async def receive(self, limit: int) -> list[Message]:
+    async def receive(self, limit: int, room: Mapping[str, int] | None = None) -> list[Message]:
         """From 1 to `limit` messages, waiting for the first; their handle is a Receipt."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
         while not self._closed:
             self._come_due()
-            if self._visible and self.reachable:
-                return [self._take() for _ in range(min(limit, len(self._visible)))]
+            if self.reachable and (taken := self._take_some(limit, room)):
+                return taken
             self._changed.clear()
             await self._changed.wait()
         raise WakeupsClosed
@@ -164,12 +165,32 @@ class MemoryWakeups:
         if self._visible:
             self._changed.set()
 
-    def _take(self) -> Message:
+    def _take_some(self, limit: int, room: Mapping[str, int] | None) -> list[Message]:
+        left = None if room is None else Counter(room)
+        taken: list[Message] = []
+        passed: list[int] = []
+        while self._visible and len(taken) < limit:
+            entry_id = self._next()
+            kind = self._entries[entry_id].kind
+            if left is None or left[kind] > 0:
+                taken.append(self._take(entry_id))
+                if left is not None:
+                    left[kind] -= 1
+            else:
+                passed.append(entry_id)
+        for entry_id in reversed(passed):
+            self._visible[entry_id] = None
+            self._visible.move_to_end(entry_id, last=False)
+        return taken
+
+    def _next(self) -> int:
         if self._shuffle:
             entry_id = self._random.choice(list(self._visible))
             del self._visible[entry_id]
-        else:
-            entry_id, _none = self._visible.popitem(last=False)
+            return entry_id
+        return self._visible.popitem(last=False)[0]
+
+    def _take(self, entry_id: int) -> Message:
         entry = self._entries[entry_id]
         entry.receives += 1
         entry.held = True

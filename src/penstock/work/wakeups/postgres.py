@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.errors import SettingsError
@@ -61,6 +61,7 @@ class PostgresWakeups:
     """
 
     shared = True
+    competing = False
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class PostgresWakeups:
         if error is not None:
             raise WakeupsUnavailable from error
 
-    async def receive(self, limit: int) -> list[Message]:
+    async def receive(self, limit: int, room: Mapping[str, int] | None = None) -> list[Message]:
         """From 1 to `limit` messages in order of arrival, waiting for the first."""
         return await self._local.receive(limit)
 

@@ -1,0 +1,1 @@
+"""Penstock on AWS: what Lambda calls."""
