@@ -180,11 +180,15 @@ async def _spared(runtime: Runtime) -> AsyncIterator[None]:
 
 async def schedule(settings: Settings, *, app_path: str | None = None) -> int:
     """The scheduler alone; others work, which takes PostgreSQL. Returns at SIGTERM or SIGINT."""
+    settings = listening_nowhere(settings)
     configure_logging(settings.log_level, settings.log_format)
     _among_others(settings, "scheduler")
     app = load_app(app_path)
     await asyncio.to_thread(check_migrated, settings, or_newer=True)
-    async with open_runtime(settings, app=app, app_path=app_path, listen=False) as runtime:
+    async with (
+        _metrics_sent(settings),
+        open_runtime(settings, app=app, app_path=app_path, listen=False) as runtime,
+    ):
         stopping = _signals()
         began = runtime.clock.monotonic()
         scheduling = runtime.start_scheduler()

@@ -494,6 +494,25 @@ async def test_a_lane_is_paused_and_resumed_whatever_its_service_says(
     assert len(await house.claim("delivery")) == 1
 
 
+async def test_the_lane_of_a_deleted_endpoint_is_shown_while_something_is_in_it(
+    house: House, api: Api
+) -> None:
+    ids = [
+        (await api.endpoint(f"http://127.0.0.1:9/{n}", "a", description="Shop"))["endpoint_id"]
+        for n in range(4)
+    ]
+    await api.send("a")
+    claims = await house.claim("delivery")
+    for id_ in ids[:3]:
+        assert (await api.call("DELETE", f"/v1/endpoints/{id_}")).status == 204
+    under_way = [lane["title"] for lane in await whole(api, "/v1/lanes", 1)]
+    assert sorted(under_way) == ["a deleted endpoint"] * 3 + ["http://127.0.0.1:9/3 · Shop"]
+    await house.settle("delivery", claims, Done())
+    for limit in (1, 2, 3, 100):
+        (left,) = await whole(api, "/v1/lanes", limit)
+        assert left["leads_to"] == ids[3]
+
+
 async def test_a_lane_of_a_carrier_is_paused_by_hand(house: House, api: Api) -> None:
     parcel = {"carrier": "ups", "tracking_number": "1Z999AA10123456784"}
     shipment = (await api.ok("POST", "/v1/shipments", parcel))["shipment_id"]
