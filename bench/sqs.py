@@ -39,6 +39,7 @@ PACKAGES = ("celery[sqs]", "dramatiq", "dramatiq_sqs", "taskiq", "taskiq-aio-sqs
 LATENCY = 0.01  # seconds
 PATIENCE = 600.0  # seconds that a turn may take
 WARM = 50  # jobs
+PEER_SHARE = 4  # they get so many times fewer jobs, or it would take an hour
 FIRST = 0.1  # the share of the jobs that is left out
 
 
@@ -101,23 +102,25 @@ def run(arguments: Sequence[str]) -> None:
 def _measure(
     server: SqsServer, systems: Sequence[System], jobs: int, turns: int, seconds: float
 ) -> None:
-    rows = [
-        (system.name, [_turn(server, system, jobs) for _ in range(turns)]) for system in systems
-    ]
-    print(f"{jobs:,} jobs; load average {os.getloadavg()[0]:.1f}")
+    print(f"{jobs:,} jobs of Penstock, {jobs // PEER_SHARE:,} of the others")
     print("| worker | CPU a job | jobs/s | jobs/s at 10 ms a call | receives a minute, idle |")
     print("|---|---|---|---|---|")
-    for system, (name, done) in zip(systems, rows, strict=True):
-        few = jobs if name.startswith("Penstock") else jobs // 5
-        slow = [_turn(server, system, few, latency=LATENCY) for _ in range(turns)]
-        idle = _idle(server, system, seconds) if seconds else 0.0
+    once = {system.queue: system for system in reversed(systems)}  # the first of each queue
+    idle = _idle(server, list(once.values()), seconds) if seconds else {}
+    for system in systems:
+        number = jobs if system.queue == "penstock" else jobs // PEER_SHARE
+        fast, slow = (
+            [_turn(server, system, number, latency=latency) for _ in range(turns)]
+            for latency in (0.0, LATENCY)
+        )
+        told = f"{idle.get(system.queue, 0.0):.0f}" if once[system.queue] is system else ""
         print(
-            f"| {name} | {figures.spread([turn.micros for turn in done], ' µs')} |"
-            f" {figures.spread([turn.rate for turn in done])} |"
-            f" {figures.spread([turn.rate for turn in slow])} | {idle:.1f} |",
+            f"| {system.name} | {figures.spread([turn.micros for turn in fast], ' µs')} |"
+            f" {figures.spread([turn.rate for turn in fast])} |"
+            f" {figures.spread([turn.rate for turn in slow])} | {told} |",
             flush=True,
         )
-    print()
+    print(f"\nload average {os.getloadavg()[0]:.1f}\n")
 
 
 # ------------------------------------------------------------------ a turn
@@ -169,16 +172,23 @@ def _watch(system: System, process: subprocess.Popen[bytes], jobs: int) -> Turn:
         time.sleep(0.02)
 
 
-def _idle(server: SqsServer, system: System, seconds: float) -> float:
-    """Receives a minute of a worker that has nothing to do."""
-    server.sync(server.queue(system.queue).purge)
-    with _started(system) as process:
-        _fill(system, WARM)
-        _watch(system, process, WARM)
+def _idle(server: SqsServer, systems: Sequence[System], seconds: float) -> dict[str, float]:
+    """Receives a minute, by queue, of workers that have nothing to do."""
+    with ExitStack() as stack:
+        for system in systems:
+            server.sync(server.queue(system.queue).purge)
+            system.clear()
+            process = stack.enter_context(_started(system))
+            _fill(system, WARM)
+            _watch(system, process, WARM)
         time.sleep(2.0)
-        before = server.calls["ReceiveMessage"]
+        server.keep = True
         time.sleep(seconds)
-        return (server.calls["ReceiveMessage"] - before) * 60 / seconds
+        server.keep = False
+    asked = [call["QueueUrl"] for name, call in server.log if name == "ReceiveMessage"]
+    server.log.clear()
+    queues = [url.rpartition("/")[2] for url in asked]
+    return {each.queue: queues.count(each.queue) * 60 / seconds for each in systems}
 
 
 @contextmanager

@@ -48,8 +48,9 @@ class SqsBeside:
         return self._call(self._send(wakes))
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and what did not come to its end within `PATIENCE`."""
         self._call(self._wakeups.close()).result()
+        self._call(_cancel_the_rest()).result()
         self._end()
 
     def _run(self) -> None:
@@ -74,3 +75,10 @@ class SqsBeside:
             async with asyncio.timeout(PATIENCE):
                 self._waker.publish(wakes)
                 await self._waker.settled()
+
+
+async def _cancel_the_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
