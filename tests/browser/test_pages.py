@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from penstock.clock import SystemClock
+from penstock.jobs import store
+from penstock.jobs.store import NewJob
+from penstock.storage import Tx, sql
+from penstock.storage.sqlite import SqliteDatabase
 from support.chromium import MARKUP, PATIENCE, SIZES, Visitor, axe, wrong_with
+from support.process import Up
 
 Visit = Callable[..., Visitor]
 
+_DIED = sql("""
+UPDATE jobs SET status = 'dead', due_at = NULL, attempts = 8, last_error = :error
+WHERE id = 'job_died'
+""")
+
+
+async def _jobs(server: Up) -> None:
+    """A job that waits and one that died, put beside the server as a program of its own would."""
+    database = SqliteDatabase(server.data / "penstock.db", SystemClock(), owner=False)
+    await database.open()
+
+    def put(tx: Tx) -> None:
+        lane, arguments = store.lane_id("default", "resize"), json.dumps({"note": MARKUP})
+        store.insert(
+            tx,
+            [
+                NewJob(f"job_{name}", "default", "resize", arguments, lane, 1, delay=3600.0)
+                for name in ("waits", "died")
+            ],
+        )
+        tx.run(_DIED, error=MARKUP)
+
+    await database.unit(put)
+    await database.close()
+
 
 @pytest.fixture(scope="module")
-def pages(call: Callable[..., Any], receiver: str) -> list[str]:
+def pages(server: Up, call: Callable[..., Any], receiver: str) -> list[str]:
     """Their addresses, once there is something on each."""
+    # Playwright has a loop of its own in this thread.
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(asyncio.run, _jobs(server)).result(PATIENCE)
     new = {"target": f"{receiver}/no", "event_types": ["page.*"], "on_permanent": "dead"}
     bad = call("POST", "/v1/endpoints", new | {"description": MARKUP})["endpoint_id"]
     call("POST", "/v1/endpoints", {"target": f"{receiver}/ok", "event_types": ["page.*"]})
@@ -39,7 +76,8 @@ def pages(call: Callable[..., Any], receiver: str) -> list[str]:
         "/", "/?range=24h", "/events", "/events?status=failed", f"/events/{event}",
         f"/events/{waiting}", "/events/new", "/endpoints", "/endpoints/new",
         f"/endpoints/{bad}", f"/endpoints/{bad}/change", "/outbox", "/shipments",
-        f"/shipments/{shipment}", "/imports", "/jobs", "/lanes", lane, "/dead",
+        f"/shipments/{shipment}", "/imports", "/jobs", "/jobs/job_waits",
+        "/jobs/job_died", "/lanes", lane, "/dead",
         "/dead?kind=delivery", "/dead-all?kind=delivery", "/keys", "/events/evt_unknown",
     ]  # fmt: skip
 

@@ -461,6 +461,7 @@ async def test_lanes_are_listed_and_read(house: House, api: Api) -> None:
     )
     slashed = await api.ok("GET", "/v1/lanes/job:default:work:tenant%2F7")
     assert (slashed["waiting"]["count"], slashed["late"]) == (1, 0.0)
+    assert slashed["title"] == "work:tenant/7"
     assert {lane["kind"] for lane in await whole(api, "/v1/lanes", 5, kind="job")} == {"job"}
     assert await whole(api, "/v1/lanes", 5, stopped="true") == []
     refused(await api.call("GET", "/v1/lanes/nonsense"), 404, "not_found")
@@ -492,6 +493,25 @@ async def test_a_lane_is_paused_and_resumed_whatever_its_service_says(
     await api.ok("POST", f"/v1/endpoints/{endpoint}/enable")
     assert (await api.ok("GET", lane))["state"] == "passing"
     assert len(await house.claim("delivery")) == 1
+
+
+async def test_the_lane_of_a_deleted_endpoint_is_shown_while_something_is_in_it(
+    house: House, api: Api
+) -> None:
+    ids = [
+        (await api.endpoint(f"http://127.0.0.1:9/{n}", "a", description="Shop"))["endpoint_id"]
+        for n in range(4)
+    ]
+    await api.send("a")
+    claims = await house.claim("delivery")
+    for id_ in ids[:3]:
+        assert (await api.call("DELETE", f"/v1/endpoints/{id_}")).status == 204
+    under_way = [lane["title"] for lane in await whole(api, "/v1/lanes", 1)]
+    assert sorted(under_way) == ["a deleted endpoint"] * 3 + ["http://127.0.0.1:9/3 · Shop"]
+    await house.settle("delivery", claims, Done())
+    for limit in (1, 2, 3, 100):
+        (left,) = await whole(api, "/v1/lanes", limit)
+        assert left["leads_to"] == ids[3]
 
 
 async def test_a_lane_of_a_carrier_is_paused_by_hand(house: House, api: Api) -> None:

@@ -1,100 +1,93 @@
-"""How the console shows values of predictions."""
+"""How the console words times, durations and sentences, and what its plots are made of."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from penstock.console.calls import Refused
-from penstock.console.outcomes import told
-from penstock.console.plots_predictions import reliability, shapes, spread
-from penstock.console.shown_predictions import plainly, size
+from penstock.clock import SECOND, from_iso
+from penstock.console import plots, shown
+
+NOW = from_iso("2026-01-31T12:00:00Z")
 
 
 @pytest.mark.parametrize(
-    ("message", "shown"),
+    ("seconds", "text"),
     [
-        ("Say which one: --positive VALUE.", "Say which one."),
-        ("The day: --as-of 2026-01-31, or leave it out: --drop a.", "The day, or leave it out."),
-        ("Decimals: --decimal point or --decimal comma.", "Decimals."),
-        ("Leave the column out: --drop 'a b'.", "Leave the column out."),
-        ("Stayed: --negative VALUE, once for each. Rows", "Stayed. Rows"),
-        ("A file -- of sorts.", "A file -- of sorts."),
+        (None, "—"), (0, "0 ms"), (0.0124, "12 ms"), (1, "1 s"), (4.25, "4.2 s"), (59, "59 s"),
+        (60, "1 min"), (200, "3 min"), (5_000, "83 min"), (5_400, "1.5 h"), (7_195, "2 h"),
+        (40_000, "11 h"), (129_600, "1.5 d"), (172_800, "2 d"), (30 * 86_400, "30 d"),
     ],
 )  # fmt: skip
-def test_questions_lose_the_command_line(message: str, shown: str) -> None:
-    assert plainly(message) == shown
+def test_durations_are_in_their_largest_unit(seconds: float | None, text: str) -> None:
+    assert shown.lasting(seconds) == text
 
 
-def test_sizes() -> None:
-    assert [size(n) for n in (0, 999, 1000, 3_400_000, 7 * 10**12)] == [
-        "0 B", "999 B", "1.0 kB", "3.4 MB", "7000.0 GB"
-    ]  # fmt: skip
+def test_times_are_relative_and_exact_on_hover() -> None:
+    html = shown.ago("2026-01-31T11:57:00Z", NOW)
+    assert ">3 min ago</time>" in html
+    assert 'title="2026-01-31T11:57:00Z"' in html.replace(".000000", "")
+    assert ">in 2 h<" in shown.ago(NOW + 7_200 * SECOND, NOW)
+    assert ">now<" in shown.ago(NOW, NOW)
+    assert "—" in shown.ago(None, NOW)
 
 
-def test_outcomes_of_a_file() -> None:
-    assert told(b"\xef\xbb\xbfid;name;Churned\n1;a;YES\n\n2;b;0\n1;a;no\n") == [
-        {"id": "1", "churned": False},
-        {"id": "2", "churned": False},
-    ]
-    assert told(b"id\tgone\r\n 007\ttrue\r\n") == [{"id": " 007", "churned": True}]
+def test_sentences_have_readable_times_and_no_markup() -> None:
+    html = shown.times("<b> is due at 2026-02-01T00:10:44.743324Z, or not.", NOW)
+    assert html.startswith("&lt;b&gt; is due at <time ")
+    assert "2026-02-01 00:10:44 UTC (in 12 h)</time>, or not." in html
+    assert 'title="2026-02-01T00:10:44.743324Z"' in html
+    assert shown.times("nothing of the kind", NOW) == "nothing of the kind"
+
+
+def test_a_carriers_own_time_keeps_its_zone() -> None:
+    assert shown.local("2025-12-02T15:00:00-07:00") == "2025-12-02 15:00 -07:00"
+    assert shown.local("2025-12-02T15:00:00") == "2025-12-02 15:00"
+    assert shown.local("2025-12-02") == "2025-12-02"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("message", "status", "left"),
     [
-        (b"", "two columns"),
-        (b"id\n1\n", "two columns"),
-        (b"id,churned\n", "no customers"),
-        (b"id,churned\n1,perhaps\n", "Line 2: 'perhaps' is neither"),
-        (b"id,churned\n1\n", "Line 2: '' is neither"),
-        (b"id,churned\n,yes\n", "Line 2 has no id"),
-        (b"id,churned\n1,\xff\n", "Byte 13 is not UTF-8"),
-        (b"id,churned\n1,yes\x00\n", "NUL"),
+        ("Delivered.", "delivered", ""),
+        ("Failed: 1 delivery gave up.", "failed", "1 delivery gave up."),
+        ("Delivered again.", "replayed", "Delivered again."),
+        ("Accepted: 2 deliveries to make.", "pending", "Accepted: 2 deliveries to make."),
     ],
 )
-def test_outcomes_that_are_unclear(content: bytes, said: str) -> None:
-    with pytest.raises(Refused, match=said) as refused:
-        told(content)
-    assert refused.value.status == 422
+def test_a_message_does_not_repeat_the_status(message: str, status: str, left: str) -> None:
+    assert shown.beside(message, status) == left
 
 
-def test_the_spread_is_drawn_by_level() -> None:
-    summary = {
-        "spread": [10, 0, 5, 5],
-        "risk": {"high": 10, "medium": 0, "low": 10},
-        "risk_from": {"medium": 0.3, "high": 0.6},
-    }
-    drawn = spread(summary)
-    assert [bar.kind for bar in drawn.bars] == ["low", "medium", "high", "high"]
-    assert [bar.height for bar in drawn.bars] == [120, 0, 60, 60]
-    assert spread(summary | {"spread": [0, 0]}).bars[0].height == 0
+def test_a_status_is_a_shape_and_a_word() -> None:
+    assert shown.status("circuit_open").endswith("</i>circuit open</span>")
+    assert shown.status("<b>").endswith("&lt;b&gt;</span>")
+    shapes = {str(shown.status(word))[:60] for word in ("delivered", "pending", "dead", "expired")}
+    assert len(shapes) == 4
 
 
-def test_reliability_is_drawn_to_the_largest() -> None:
-    assert reliability([]) is None
-    drawn = reliability([{"predicted": 0.2, "observed": 0.4, "rows": 10}])
-    assert drawn is not None
-    assert (drawn.dots[0].x, drawn.dots[0].y, drawn.top) == (120, 0, "40%")
+def _span(**values: Any) -> dict[str, Any]:
+    span = {"since": "2026-01-31T11:00:00Z", "events": 0, "estimated": False, "under_way": 0}
+    return span | {"failed": 0.0, "p50": None, "p95": None} | values
 
 
-def test_shapes_are_curves_of_numbers_and_lines_of_values() -> None:
-    slots = [{"is": f"plan is {name}", "contribution": part, "rows": rows}
-             for name, part, rows in (("a", 0.5, 10), ("b", -0.25, 20), ("c", 0.1, 0))]  # fmt: skip
-    number = [
-        {"is": "age is missing", "contribution": 0.2, "rows": 3},
-        {"is": "age up to 3", "contribution": -0.5, "rows": 10},
-        {"is": "age from 4", "contribution": 0.5, "rows": 0},
-    ]
-    values, curve = shapes(
-        [
-            {"name": "plan", "kind": "category", "importance": 0.3, "slots": slots},
-            {"name": "age", "kind": "number", "importance": 0.2, "slots": number},
-        ]
-    )
-    assert [(line.name, line.left, line.right) for line in values.lines] == [
-        ("b", 50, 0), ("a", 0, 100)
-    ]  # fmt: skip
-    assert curve.curve is not None
-    assert curve.curve.points == "0.0,120.0 300.0,120.0 300.0,0.0 600.0,0.0"
-    assert (curve.curve.first, curve.curve.last) == ("up to 3", "from 4")
-    assert curve.curve.missing == "missing: +0.20, 3 customers"
+def test_plots_fill_their_height_and_say_what_it_is() -> None:
+    busy = _span(events=40, under_way=4, p50=0.1, p95=0.4, estimated=True)
+    figures = {"span": 60.0, "spans": [_span(), _span(events=10, p50=0.1, p95=0.2), busy]}
+    for plot in (plots.throughput(figures), plots.depth(figures)):
+        assert max(bar.height for bar in plot.bars) == plots.HEIGHT
+        assert all(0 <= bar.x <= bar.x + bar.width <= plots.WIDTH for bar in plot.bars)
+        assert "about" in plot.bars[-1].title
+    assert plots.throughput(figures).top == "40 in 1 min"
+    assert plots.depth(figures).label == "Events on their way: 4 now, at most 4"
+    delay = plots.latency(figures)
+    assert len(delay.bars) == 2  # nothing was delivered in the first span
+    assert delay.bars[-1].height + delay.bars[-1].upper == plots.HEIGHT
+    assert (delay.bars[-1].height, delay.top) == (plots.HEIGHT / 4, "400 ms")
+
+
+def test_plots_of_nothing_are_empty() -> None:
+    figures = {"span": 60.0, "spans": [_span(), _span()]}
+    for plot in (plots.throughput(figures), plots.depth(figures), plots.latency(figures)):
+        assert all(bar.height == 0 for bar in plot.bars)

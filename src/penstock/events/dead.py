@@ -85,7 +85,12 @@ MANUAL: Final = "manual"
 
 def lane_notes(tx: Tx, lanes: Sequence[str]) -> dict[str, LaneNote]:
     """Which endpoint a lane leads to; one that is disabled keeps its lane paused."""
-    notes = {}
+    # A lane stays when its endpoint is deleted: what was on its way still passes through it.
+    notes = {
+        lane: LaneNote("a deleted endpoint", gone=True)
+        for lane in lanes
+        if lane.startswith(f"{DELIVERY}:")
+    }
     for lane, id_, target, description, enabled, reason in tx.rows(_LANES, ids=list(lanes)):
         why = f" ({reason})" if reason and reason != MANUAL else ""
         because = None if enabled else f"the endpoint is disabled{why}; enable it"

@@ -19,7 +19,7 @@ MOST_LOGGED: Final = 20  # transitions shown, the latest
 Notes = Callable[[Tx, Sequence[str]], Mapping[str, LaneNote]]
 
 _COLUMNS = """
-n.id, n.kind, n.paused, n.paused_by_hand, n.open_at, n.rate, n.max_in_flight, n.circuit,
+n.id, n.kind, n.account, n.paused, n.paused_by_hand, n.open_at, n.rate, n.max_in_flight, n.circuit,
 n.consecutive, n.trip_after, n.trips,
 CASE WHEN n.override_until > {now} THEN n.override END AS held,
 CASE WHEN n.override_until > {now} THEN n.override_until END AS held_until, n.created_at
@@ -71,15 +71,21 @@ class Lanes:
         self, tx: Tx, account: str, *, kind: str | None, stopped: bool, after: str, limit: int
     ) -> list[dict[str, Any]]:
         """Up to `limit` lanes above the id `after`."""
-        rows = tx.dicts(
-            _LIST,
-            accounts=accounts_of(account, self._operator),
-            kinds=[name for name in self._kinds if kind in (None, name)],
-            stopped=int(stopped),
-            after=after,
-            limit=limit,
-        )
-        return self._views(tx, rows)
+        found: list[dict[str, Any]] = []
+        while len(found) < limit:
+            rows = tx.dicts(
+                _LIST,
+                accounts=accounts_of(account, self._operator),
+                kinds=[name for name in self._kinds if kind in (None, name)],
+                stopped=int(stopped),
+                after=after,
+                limit=limit,
+            )
+            found += self._views(tx, rows, empty_too=False)
+            if len(rows) < limit:
+                break
+            after = rows[-1]["id"]
+        return found[:limit]
 
     def get(self, tx: Tx, account: str, lane: str) -> dict[str, Any]:
         """One lane with the log of its circuit. NotFound if it is not the account's."""
@@ -130,7 +136,10 @@ class Lanes:
             noted.update(notes(tx, ids))
         return noted
 
-    def _views(self, tx: Tx, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def _views(
+        self, tx: Tx, rows: Sequence[Mapping[str, Any]], *, empty_too: bool = True
+    ) -> list[dict[str, Any]]:
+        """These lanes; those that lead nowhere any more and are empty on request only."""
         depth: dict[str, tuple[int, int, int | None]] = {}
         for name in {row["kind"] for row in rows}:
             ids = [row["id"] for row in rows if row["kind"] == name]
@@ -140,10 +149,14 @@ class Lanes:
                 depth[id_] = waiting, held, oldest
         noted = self._noted(tx, [row["id"] for row in rows])
         now = tx.now()
-        return [
-            _view(row, depth.get(row["id"], (0, 0, None)), noted.get(row["id"]), now)
-            for row in rows
-        ]
+        views = []
+        for row in rows:
+            note = noted.get(row["id"])
+            view = _view(row, depth.get(row["id"], (0, 0, None)), note, now)
+            held = view["waiting"]["count"] or view["in_flight"]
+            if empty_too or held or note is None or not note.gone:
+                views.append(view)
+        return views
 
 
 def _view(
@@ -154,7 +167,7 @@ def _view(
     return {
         "lane": row["id"],
         "kind": row["kind"],
-        "title": note.title if note is not None else row["id"].partition(":")[2],
+        "title": note.title if note is not None else _title(row),
         "leads_to": note.page if note is not None else None,
         "state": state,
         "paused": bool(row["paused_by_hand"]),
@@ -174,6 +187,14 @@ def _view(
         "held_until": _iso(row["held_until"]),
         "created_at": to_iso(row["created_at"]),
     }
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    """What the id says beside kind and account: a job's name, and the lane within it."""
+    rest = str(row["id"]).partition(":")[2]
+    if rest == row["account"]:
+        return str(row["kind"]).replace("_", " ")
+    return rest.removeprefix(f"{row['account']}:")
 
 
 def _because(row: Mapping[str, Any], note: LaneNote | None) -> str | None:

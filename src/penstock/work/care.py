@@ -30,6 +30,7 @@ class LaneNote:
     title: str
     page: str | None = None  # of what it leads to: an endpoint's id
     paused_because: str | None = None
+    gone: bool = False  # it leads nowhere any more: shown only as long as something is in it
 
 
 @dataclass(frozen=True, slots=True)
