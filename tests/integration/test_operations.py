@@ -461,6 +461,7 @@ async def test_lanes_are_listed_and_read(house: House, api: Api) -> None:
     )
     slashed = await api.ok("GET", "/v1/lanes/job:default:work:tenant%2F7")
     assert (slashed["waiting"]["count"], slashed["late"]) == (1, 0.0)
+    assert slashed["title"] == "work:tenant/7"
     assert {lane["kind"] for lane in await whole(api, "/v1/lanes", 5, kind="job")} == {"job"}
     assert await whole(api, "/v1/lanes", 5, stopped="true") == []
     refused(await api.call("GET", "/v1/lanes/nonsense"), 404, "not_found")

@@ -293,6 +293,7 @@ class Desk:
         html = self._templates.get_template(template).render(
             here=visit.request.url.path,
             address=_address(visit.request),
+            origin=str(visit.request.base_url).rstrip("/"),
             session=visit.session if visit.principal is not None else None,
             principal=visit.principal,
             note=note,

@@ -8,6 +8,7 @@ index on (account, id), and nothing is written to keep these figures. Each span 
 from __future__ import annotations
 
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Final
 
 from penstock.clock import SECOND, to_iso
@@ -18,10 +19,15 @@ SAMPLE: Final = 100  # events looked at in each span
 
 _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
-_LOOK = sql("""
-SELECT created_at, delivered_at, status, open_deliveries FROM events
-WHERE account = :account AND id >= :since AND id < :until ORDER BY id LIMIT :limit
-""")
+# One question for all spans: on PostgreSQL each would be a journey.
+_LOOK = sql(
+    " UNION ALL ".join(
+        f"SELECT * FROM (SELECT {index} AS span, id, created_at, delivered_at, status,"  # noqa: S608
+        f" open_deliveries FROM events WHERE account = :account AND id >= :at{index}"
+        f" AND id < :at{index + 1} ORDER BY id LIMIT :limit) AS s{index}"
+        for index in range(SPANS)
+    )
+)
 
 
 def id_at(instant: int, prefix: str = "evt") -> str:
@@ -35,18 +41,17 @@ def look(tx: Tx, account: str, minutes: int) -> dict[str, Any]:
     now = tx.now()
     length = minutes * 60 * SECOND // SPANS
     begin = now - now % length - (SPANS - 1) * length
+    found: list[list[tuple[Any, ...]]] = [[] for _ in range(SPANS)]
+    bounds = {f"at{index}": id_at(begin + index * length) for index in range(SPANS + 1)}
+    for index, _, *row in sorted(
+        tx.rows(_LOOK, account=account, limit=SAMPLE + 1, **bounds), key=itemgetter(0, 1)
+    ):
+        found[index].append(tuple(row))
     spans = []
     # By how many the events on their way become more, or fewer, from one span's end to the next.
     change = [0.0] * (SPANS + 1)
-    for index in range(SPANS):
+    for index, rows in enumerate(found):
         since = begin + index * length
-        rows = tx.rows(
-            _LOOK,
-            account=account,
-            since=id_at(since),
-            until=id_at(since + length),
-            limit=SAMPLE + 1,
-        )
         span = _span(rows, since, min(length, now - since))
         spans.append(span)
         for _, delivered, status, open_deliveries in rows:

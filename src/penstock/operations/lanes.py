@@ -19,7 +19,7 @@ MOST_LOGGED: Final = 20  # transitions shown, the latest
 Notes = Callable[[Tx, Sequence[str]], Mapping[str, LaneNote]]
 
 _COLUMNS = """
-n.id, n.kind, n.paused, n.paused_by_hand, n.open_at, n.rate, n.max_in_flight, n.circuit,
+n.id, n.kind, n.account, n.paused, n.paused_by_hand, n.open_at, n.rate, n.max_in_flight, n.circuit,
 n.consecutive, n.trip_after, n.trips,
 CASE WHEN n.override_until > {now} THEN n.override END AS held,
 CASE WHEN n.override_until > {now} THEN n.override_until END AS held_until, n.created_at
@@ -167,7 +167,7 @@ def _view(
     return {
         "lane": row["id"],
         "kind": row["kind"],
-        "title": note.title if note is not None else row["id"].partition(":")[2],
+        "title": note.title if note is not None else _title(row),
         "leads_to": note.page if note is not None else None,
         "state": state,
         "paused": bool(row["paused_by_hand"]),
@@ -187,6 +187,14 @@ def _view(
         "held_until": _iso(row["held_until"]),
         "created_at": to_iso(row["created_at"]),
     }
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    """What the id says beside kind and account: a job's name, and the lane within it."""
+    rest = str(row["id"]).partition(":")[2]
+    if rest == row["account"]:
+        return str(row["kind"]).replace("_", " ")
+    return rest.removeprefix(f"{row['account']}:")
 
 
 def _because(row: Mapping[str, Any], note: LaneNote | None) -> str | None:
