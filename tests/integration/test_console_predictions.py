@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from penstock import __version__
 from penstock.predictions import starter
 from penstock.predictions.dead import DEAD_PREDICTIONS, DEAD_TRAININGS
 from penstock.predictions.registry import FILE
 from penstock.storage import Tx, sql
+from penstock.storage.objects import Folder
 from penstock.wiring import make_objects
 from support.churn import csv_bytes, customers
 from support.console import Browser, Page, Site, site
@@ -95,7 +97,18 @@ FROM model_versions WHERE model_id = :model AND number = 1
     await penstock.runtime.database.unit(make)
 
 
-async def test_a_file_is_mapped_scored_read_and_measured(browser: Browser) -> None:
+class Elsewhere:
+    """What a store that clients fetch from by themselves says of an object."""
+
+    URL = "https://objects.example/result.csv?signature=x"
+
+    def link(self, key: str, **_: object) -> str:
+        return self.URL
+
+
+async def test_a_file_is_mapped_scored_read_and_measured(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = renamed(300, tenure_months="tenure", plan=MARKUP)
     page = await uploaded(browser, content, f"{MARKUP}.csv")
     assert page.path.startswith("/predictions/new/upl_"), page.text
@@ -138,6 +151,14 @@ async def test_a_file_is_mapped_scored_read_and_measured(browser: Browser) -> No
     policy = headers["Content-Security-Policy"]
     assert "sandbox" in policy
     assert "unsafe" not in policy
+
+    with monkeypatch.context() as stored_elsewhere:
+        stored_elsewhere.setattr(Folder, "direct", Elsewhere())
+        async with browser.session.get(
+            f"{browser.url}{asked.path}/result.csv", allow_redirects=False
+        ) as answer:
+            assert (answer.status, answer.headers["Location"]) == (307, Elsewhere.URL)
+            assert answer.headers["Cache-Control"] == "no-store"
 
     ids = [line.split(b",")[0].decode() for line in result.splitlines()[1:]]
     told = ["customer,churned", *(f"{id_},{'yes' if n % 3 else 'no'}" for n, id_ in enumerate(ids))]
@@ -260,6 +281,7 @@ async def test_a_model_is_trained_answered_looked_into_and_rolled_back(
     third = f"{model}/versions/3"
     ready = await browser.get(third)
     assert "What it has learned" in ready.text
+    assert f"default · {__version__}" in ready.text
     assert 'class="line"' in ready.html  # of a number
     assert "Monthly" in ready.text  # of a category
     assert 'class="dot"' in ready.html

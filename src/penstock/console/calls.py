@@ -97,7 +97,7 @@ _PASSED_ON: Final = (200, 307)
 
 
 class Fetched(Response):
-    """A file of the API's, passed on as it comes; if it refuses, what `stopped` makes of that.
+    """A file of the API's, or where it is, passed on; if it refuses, what `stopped` makes of that.
 
     `headers` take the place of the API's of the same name.
     """

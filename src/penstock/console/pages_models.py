@@ -10,6 +10,7 @@ from starlette.responses import Response
 from penstock.console import plots_predictions
 from penstock.console.calls import Refused, part
 from penstock.console.pages import Desk, Form, Visit
+from penstock.console.shown_predictions import plainly
 
 _ONES: Final = ("name", "label_column", "id_column")
 _CHOICES: Final = ("as_of", "decimal", "date_order")
@@ -65,7 +66,7 @@ def _version(
     return visit.render(
         "model_version.html",
         title=title,
-        version=version,
+        shown=version,
         card=card,
         compared=None if card is None else plots_predictions.reliability(card["reliability"]),
         shapes=[] if card is None else plots_predictions.shapes(card["features"]),
@@ -107,7 +108,9 @@ def _add_training(desk: Desk) -> None:
         path = f"/v1/models/{part(model_id)}/versions/{part(number)}"
         found = await visit.api("GET", path)
         error = found["error"]
-        errors = {found["question"]: error["message"]} if found["question"] and error else {}
+        errors = {}
+        if found["question"] and error:
+            errors[found["question"]] = plainly(error["message"])
         return await asked(
             visit,
             _given(found),

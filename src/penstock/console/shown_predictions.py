@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from markupsafe import Markup
 
 CERTAIN: Final = 0.95  # what is below is asked
+_OPTION: Final = r"--[a-z][a-z-]*(?: (?:'[^']*'|[^\s,.;]+))?"
+_OPTIONS: Final = re.compile(rf":? {_OPTION}(?: or {_OPTION})*(?:, once for each)?")
 DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 
 
@@ -49,10 +52,16 @@ def confidence(value: float) -> Markup:
     )
 
 
+def plainly(message: str) -> str:
+    """A question without the options of the command line that would answer it."""
+    return _OPTIONS.sub("", message)
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "bytes": size,
     "share": share,
     "done": done,
     "delimiter": delimiter,
     "confidence": confidence,
+    "plainly": plainly,
 }

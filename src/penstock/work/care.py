@@ -16,7 +16,7 @@ from typing import Any, Final
 from penstock.ids import HIGHEST
 from penstock.storage import Statement, Tx, sql
 
-SCAN: Final = 5_000  # dead rows looked through for one page when filters reject most
+SCAN: Final = 2_000  # dead rows looked through for one page when filters reject most
 MOST_COUNTED: Final = 10_000
 
 
@@ -84,10 +84,11 @@ def _page(work: DeadWork) -> Statement:
     return sql(f"""
 SELECT w.id, w.lane, w.attempts, w.last_error, w.created_at, w.{work.ended} AS died_at,
   {work.title} AS title, {work.about} AS about
-FROM (SELECT * FROM (SELECT * FROM {work.table}
+FROM (SELECT w.id FROM (SELECT id, lane, last_error FROM {work.table}
         WHERE account = :account AND {work.dead} AND id < :before ORDER BY id DESC LIMIT :scan) w
-      WHERE {_FITS} ORDER BY w.id DESC LIMIT :limit) w {work.join}
-ORDER BY w.id DESC
+      WHERE {_FITS} ORDER BY w.id DESC LIMIT :limit) f
+CROSS JOIN {work.table} w {work.join}
+WHERE w.id = f.id ORDER BY w.id DESC
 """)  # noqa: S608 - the service's own words
 
 
