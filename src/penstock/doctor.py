@@ -28,6 +28,7 @@ from penstock.storage import Database, Tx, migrate, sql
 from penstock.storage.objects import Folder
 from penstock.storage.tables import metadata
 from penstock.wiring import make_objects
+from penstock.work.schedule import OFFICE
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -59,7 +60,7 @@ _STOPPED: Final = sql("""
 SELECT id, paused, circuit FROM lanes
 WHERE (paused OR circuit <> 'closed') ORDER BY id LIMIT 1000
 """)
-_LEADER: Final = sql("SELECT until_at FROM leaders WHERE name = 'scheduler'")
+_LEADER: Final = sql(f"SELECT max(until_at) FROM leaders WHERE name LIKE '{OFFICE}%'")  # noqa: S608
 _LATEST: Final = sql("SELECT max(created_at) FROM lanes")
 _VERSION: Final = sql(sqlite="SELECT sqlite_version()", postgres="SHOW server_version")
 _WRITABLE: Final = sql("DELETE FROM leaders WHERE name = 'doctor'")
@@ -353,7 +354,7 @@ async def _scheduler(settings: Settings, database: Database) -> Finding:
         return Finding("scheduler", "ok", "it is the server's own")
     row = await database.read(lambda tx: tx.one(_LEADER))
     now = await database.read(lambda tx: tx.now())
-    if row is None or row[0] < now:
+    if row is None or row[0] is None or row[0] < now:
         return Finding(
             "scheduler",
             "warn",

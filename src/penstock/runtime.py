@@ -395,10 +395,21 @@ async def open_runtime(
             waker,
             tuple(made),
             worker,
-            Scheduler(database, clock, periodic, alone=database.dialect == "sqlite"),
+            Scheduler(
+                database,
+                clock,
+                periodic,
+                group=_group(settings, app),
+                alone=database.dialect == "sqlite",
+            ),
         )
         stack.push_async_callback(runtime.close_tasks)
         yield runtime
+
+
+def _group(settings: Settings, app: Penstock) -> str:
+    """What this process looks after: its services, and the crons of its app."""
+    return " ".join([*dict.fromkeys(("jobs", *running(settings))), *sorted(app.crons)])
 
 
 async def _objects_failure(objects: Objects) -> str | None:

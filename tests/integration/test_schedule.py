@@ -444,6 +444,36 @@ async def test_a_process_that_is_called_now_and_then_runs_what_is_due(
     assert await process().turn({"daily"}) == (["daily"], [])
 
 
+async def test_processes_that_do_other_things_elect_each_their_own(
+    database: Database, clock: ManualClock
+) -> None:
+    """Where one process has no predictions, another must sweep them all the same."""
+    done: set[str] = set()
+
+    def process(group: str, holder: str) -> Scheduler:
+        async def run() -> None:
+            done.add(holder)
+
+        return Scheduler(database, clock, [Periodic("sweep", 0.01, run)], group=group)
+
+    running = [
+        asyncio.create_task(process(group, holder).run())
+        for group, holder in (("jobs", "a"), ("jobs", "b"), ("jobs predictions", "c"))
+    ]
+    try:
+        async with asyncio.timeout(30):
+            while len(done) < 2:
+                await asyncio.sleep(0.01)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    assert "c" in done
+    assert done != {"a", "b", "c"}
+    rows = await database.read(lambda tx: tx.rows(sql("SELECT count(*) FROM leaders")))
+    assert rows == [(0,)]  # all have resigned
+
+
 # --------------------------------------------------------------------------- dead letters
 
 

@@ -3,6 +3,9 @@
 Processes that share a database elect a leader by a lease in `leaders`: whoever finds it expired
 takes it, the holder renews it. A leader that dies is followed within `LEASE` seconds; one that is
 only slow may overlap with its follower, so everything scheduled here must be safe to do twice.
+
+Only processes that would do the same elect one among them, by what their `group` is called: a
+process without predictions cannot sweep those of the others.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from penstock.work.waker import Waker
 from penstock.work.wakeups import WakeupsError, WakeupsUnavailable
 
 LEASE = 30.0  # seconds
+OFFICE = "scheduler of "  # how the names of leaderships begin
 
 _ACQUIRE = sql("""
 INSERT INTO leaders (name, holder, until_at) VALUES (:name, :holder, {now} + :lease)
@@ -65,7 +69,8 @@ class Periodic:
 class Scheduler:
     """Runs the periodic tasks of a group of processes, in whichever of them leads.
 
-    `alone`: there is no other process to elect, as on SQLite.
+    `group`: what the tasks are of, the same in all processes of the group. `alone`: there is no
+    other process to elect, as on SQLite.
     """
 
     def __init__(
@@ -74,9 +79,11 @@ class Scheduler:
         clock: Clock,
         tasks: Sequence[Periodic],
         *,
+        group: str = "",
         alone: bool = False,
     ) -> None:
         self._database = database
+        self._office = f"{OFFICE}{group}"
         self._clock = clock
         self.tasks = tasks
         self._alone = alone
@@ -162,7 +169,7 @@ class Scheduler:
         # Also if it does not know that it leads: the last election may have been cut short.
         with contextlib.suppress(StorageError):  # its lease runs out
             await self._database.unit(
-                lambda tx: tx.run(_RESIGN, name="scheduler", holder=self._holder)
+                lambda tx: tx.run(_RESIGN, name=self._office, holder=self._holder)
             )
 
     async def _elect(self) -> None:
@@ -179,7 +186,7 @@ class Scheduler:
 
     def _acquire(self, tx: Tx) -> bool:
         lease = int(LEASE * SECOND)
-        return tx.one(_ACQUIRE, name="scheduler", holder=self._holder, lease=lease) is not None
+        return tx.one(_ACQUIRE, name=self._office, holder=self._holder, lease=lease) is not None
 
     async def _run(self, task: Periodic) -> None:
         try:
