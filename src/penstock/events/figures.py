@@ -19,14 +19,21 @@ SAMPLE: Final = 100  # events looked at in each span
 
 _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
-# One question for all spans: on PostgreSQL each would be a journey.
+# One question for all spans: on PostgreSQL each would be a journey. SQLite has no LATERAL.
 _LOOK = sql(
-    " UNION ALL ".join(
+    sqlite=" UNION ALL ".join(
         f"SELECT * FROM (SELECT {index} AS span, id, created_at, delivered_at, status,"  # noqa: S608
         f" open_deliveries FROM events WHERE account = :account AND id >= :at{index}"
         f" AND id < :at{index + 1} ORDER BY id LIMIT :limit) AS s{index}"
         for index in range(SPANS)
-    )
+    ),
+    postgres="""
+SELECT b.number - 1, e.id, e.created_at, e.delivered_at, e.status, e.open_deliveries
+FROM unnest(CAST(:begins AS text[]), CAST(:ends AS text[])) WITH ORDINALITY
+  AS b(begins, ends, number)
+CROSS JOIN LATERAL (SELECT * FROM events WHERE account = :account AND id >= b.begins
+  AND id < b.ends ORDER BY id LIMIT :limit) AS e
+""",
 )
 
 
@@ -42,7 +49,10 @@ def look(tx: Tx, account: str, minutes: int) -> dict[str, Any]:
     length = minutes * 60 * SECOND // SPANS
     begin = now - now % length - (SPANS - 1) * length
     found: list[list[tuple[Any, ...]]] = [[] for _ in range(SPANS)]
-    bounds = {f"at{index}": id_at(begin + index * length) for index in range(SPANS + 1)}
+    ids = [id_at(begin + index * length) for index in range(SPANS + 1)]
+    bounds: dict[str, Any] = {f"at{index}": id_ for index, id_ in enumerate(ids)}
+    if tx.dialect == "postgres":
+        bounds = {"begins": ids[:-1], "ends": ids[1:]}
     for index, _, *row in sorted(
         tx.rows(_LOOK, account=account, limit=SAMPLE + 1, **bounds), key=itemgetter(0, 1)
     ):
