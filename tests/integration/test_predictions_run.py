@@ -173,7 +173,6 @@ async def test_one_that_is_cancelled_while_its_files_are_put_together_has_none(
     last = await house.claim(house.score)
     assert last is not None
     await house.database.unit(lambda tx: jobs.cancel(tx, "acme", id_))
-    await sweep(house.database, house.objects)
 
     assert await run_one(house.database, house.score, last, house.clock)
 
