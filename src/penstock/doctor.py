@@ -34,6 +34,7 @@ Status = Literal["ok", "warn", "fail"]
 FREE_FAIL: Final = 100 * 1024 * 1024  # bytes
 FREE_WARN: Final = 1024 * 1024 * 1024
 PATIENCE: Final = 10.0  # seconds that one check may take
+FAR: Final = 45.0  # seconds for a bucket, whose client takes its time to load
 LATE: Final = 300.0  # seconds that due work may wait
 SKEW: Final = 2.0  # seconds between this machine's clock and the database's
 SOON: Final = 7 * 86400.0  # seconds
@@ -102,7 +103,7 @@ async def examine(settings: Settings) -> list[Finding]:
     finally:
         if usable and database is not None:
             await database.close()
-    found.append(await _checked("objects", lambda: asyncio.to_thread(_objects, settings)))
+    found.append(await _checked("objects", lambda: asyncio.to_thread(_objects, settings), FAR))
     return found
 
 
@@ -123,10 +124,14 @@ async def _inside(settings: Settings, database: Database, schema: Finding) -> li
     ]
 
 
-async def _checked(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+async def _checked(
+    name: str, check: Callable[[], Awaitable[Finding]], within: float = PATIENCE
+) -> Finding:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(within):
             return await check()
+    except TimeoutError:
+        return _failed(name, TimeoutError(f"no answer in {within:g} s"))
     except Exception as exc:  # a check that fails is a finding, whatever it met
         return _failed(name, exc)
 
@@ -144,7 +149,7 @@ def _failed(name: str, exc: BaseException) -> Finding:
     if isinstance(exc, PenstockError):
         text = str(exc)
     elif isinstance(exc, TimeoutError):
-        text = f"no answer in {PATIENCE:g} s"
+        text = str(exc) or f"no answer in {PATIENCE:g} s"
     elif isinstance(exc, OSError):
         text = exc.strerror or text
     return Finding(name, "fail", text, _CURES.get(name, "see the message; the log may say more"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from penstock import __version__, runfile
+from penstock import __version__, ecs, runfile
 from penstock.api.connection import Connection
 from penstock.errors import SettingsError
 from penstock.runfile import RunFile
@@ -154,19 +154,41 @@ async def work(settings: Settings, *, app_path: str | None = None) -> int:
         )
         _keep_what_start_up_made()
         worker = runtime.start()
-        await _first(asyncio.create_task(stopping.wait()), worker)
-        runtime.stop()
-        await worker
+        async with _spared(runtime):
+            await _first(asyncio.create_task(stopping.wait()), worker)
+            runtime.stop()
+            await worker
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _spared(runtime: Runtime) -> AsyncIterator[None]:
+    """As a task of Amazon ECS, be spared while something runs for long."""
+    uri = ecs.agent()
+    if uri is None:
+        yield
+        return
+    lines = runtime.worker.lines.values()
+    held = lambda: [row for line in lines for row in line.held]  # noqa: E731
+    protecting = asyncio.create_task(ecs.protect(uri, held, runtime.clock), name="protection")
+    try:
+        yield
+    finally:
+        protecting.cancel()
+        await asyncio.wait([protecting])
 
 
 async def schedule(settings: Settings, *, app_path: str | None = None) -> int:
     """The scheduler alone; others work, which takes PostgreSQL. Returns at SIGTERM or SIGINT."""
+    settings = listening_nowhere(settings)
     configure_logging(settings.log_level, settings.log_format)
     _among_others(settings, "scheduler")
     app = load_app(app_path)
     await asyncio.to_thread(check_migrated, settings, or_newer=True)
-    async with open_runtime(settings, app=app, app_path=app_path, listen=False) as runtime:
+    async with (
+        _metrics_sent(settings),
+        open_runtime(settings, app=app, app_path=app_path, listen=False) as runtime,
+    ):
         stopping = _signals()
         began = runtime.clock.monotonic()
         scheduling = runtime.start_scheduler()

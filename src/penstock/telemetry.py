@@ -95,6 +95,19 @@ WORKER_STARTUP: Final = _event(
     "worker_startup", "info", "A worker starts.", "kinds", "slots", "database", "wakeups"
 )
 WORKER_READY: Final = _event("worker_ready", "info", "The worker takes work.", "seconds")
+TASK_PROTECTION: Final = _event(
+    "task_protection",
+    "info",
+    "Amazon ECS was asked to end another task than this, in which something runs for long; or need "
+    "not spare it any more.",
+    "on",
+)
+TASK_PROTECTION_FAILED: Final = _event(
+    "task_protection_failed",
+    "warning",
+    "Amazon ECS did not agree to spare this task; it is asked again. What is ended runs elsewhere.",
+    *("on", "error"),
+)
 WORKER_SHUTDOWN: Final = _event(
     "worker_shutdown",
     "info",

@@ -278,6 +278,29 @@ async def test_a_file_is_scored_by_the_server(shell: Shell, tmp_path: Path, serv
     assert (await shell.run("predictions", "create", "none.csv")).code == 2
 
 
+async def test_a_model_is_trained_promoted_and_deleted(shell: Shell, tmp_path: Path) -> None:
+    past = tmp_path / "past.csv"
+    left = ["yes" if n % 60 < 20 else "no" for n in range(300)]
+    rows = [f"c{n},{n % 60},{'AB'[n % 3 == 0]},{left[n]}" for n in range(300)]
+    past.write_text("\n".join(["customer,tenure,plan,churned", *rows]) + "\n")
+    train = ("models", "train", str(past), "--label", "churned", "--id", "customer", "--wait")
+
+    made = await shell.json(*train, "--name", "cli", "--positive", "yes")
+    assert (made["status"], made["version"], made["live"]) == ("READY", 1, True)
+    id_ = made["model_id"]
+    assert id_ in (await shell.run("models", "list")).stdout
+    assert "READY" in (await shell.run("models", "show", id_)).stdout
+    assert (await shell.json("models", "promote", id_, "1"))["live_version"] == 1
+    assert (await shell.run("models", "promote", id_, "9")).code == 1
+    # Which value means churned cannot be told from these.
+    past.write_text(past.read_text().replace("yes", "a").replace("no", "b"))
+    asked = await shell.run(*train, "--name", "cli", "--json")
+    assert (asked.code, asked.document["status"]) == (2, "FAILED")
+    assert asked.document["question"]
+    assert await shell.json("models", "delete", id_) == {"deleted": id_}
+    assert (await shell.run("models", "rollback", id_)).code == 1
+
+
 async def test_jobs_are_listed_where_there_are_none(shell: Shell) -> None:
     assert await shell.json("jobs", "list") == {"items": [], "more": False}
     assert "write-jobs" in (await shell.run("jobs", "list")).stdout

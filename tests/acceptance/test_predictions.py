@@ -311,6 +311,11 @@ async def test_a_body_over_the_limit_is_refused_while_it_comes_in(tmp_path: Path
             assert (answer.status, answer.code) == (413, "body_too_large")
             declared = await api.call("POST", "/v1/uploads", data=b"x" * (2 << 20), headers=CSV)
             assert (declared.status, declared.code) == (413, "body_too_large")
+            form = aiohttp.FormData()
+            too_long = io.BytesIO(b"x" * ((1 << 20) + 1))
+            form.add_field("file", too_long, filename="one byte more.csv")
+            by_form = await api.call("POST", "/v1/uploads", data=form)
+            assert (by_form.status, by_form.code) == (413, "body_too_large")
             assert (await api.ok("GET", "/v1/uploads"))["items"] == []
             scored = await score(api, starter_csv(1001))
             found = await ended(api, scored["prediction_id"])
@@ -374,20 +379,32 @@ async def test_jobs_of_two_accounts_both_progress(server: Up) -> None:
 
 
 async def test_a_job_that_is_cancelled_ends_and_leaves_nothing(api: Api, server: Up) -> None:
-    scored = await score(api, starter_csv(100_000, seed=40), model="starter")
+    scored = await score(api, wide_csv(60_000, seed=40), model="starter")
     path = f"/v1/predictions/{scored['prediction_id']}"
+    deadline = time.monotonic() + 60
+    while (await api.ok("GET", path))["rows_scored"] == 0:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
     cancelled = await api.ok("POST", f"{path}/cancel")
     assert cancelled["status"] == "CANCELLED"
     await asyncio.sleep(1.0)
     found = await api.ok("GET", path)
+    assert 0 < found["rows_scored"] == cancelled["rows_scored"] < 60_000
     assert (found["status"], found["summary"], found["eta_seconds"]) == ("CANCELLED", None, None)
     assert (await api.ok("POST", f"{path}/cancel"))["status"] == "CANCELLED"
     assert (await api.call("DELETE", path)).status == 204
     assert (await api.call("GET", path)).status == 404
-    deadline = time.monotonic() + 60
-    # Nor are the parts of others kept once they are put together.
+    refused = await upload(api, b"%PDF-1.7" + b"x" * 70_000)
+    assert refused.code == "not_csv"
+    uploads = server.data / "objects" / "accounts" / "default" / "uploads"
+    listed = (await api.ok("GET", "/v1/uploads", query={"limit": "100"}))["items"]
+    # Nor are the parts of others kept once they are put together; of uploads there is what the
+    # API lists, and nothing of what it refused.
     gone = {scored["prediction_id"], "parts"}
-    while any(gone & set(path.parts) for path in objects_of(server.data)):
+    deadline = time.monotonic() + 60
+    while any(gone & set(path.parts) for path in objects_of(server.data)) or (
+        {path.name for path in uploads.iterdir()} != {each["upload_id"] for each in listed}
+    ):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
 

@@ -32,6 +32,7 @@ async def test_each_part_in_a_process_of_its_own(
         "PENSTOCK_SECRET_KEY": "s" * 32,
         "PENSTOCK_ALLOW_PRIVATE_TARGETS": "127.0.0.0/8",
         "PENSTOCK_SWEEP_INTERVAL": "1s",
+        "PENSTOCK_METRICS": "emf",
     }
     early = await run("api", "--port", "0", data=tmp_path / "early", env=env)
     assert (early.code, early.stdout) == (2, "")
@@ -56,6 +57,9 @@ async def test_each_part_in_a_process_of_its_own(
     for process in (api_process, scheduler, worker):
         assert process.terminate() == 0, process.stderr
         assert "Traceback" not in process.stderr
+    # Each sends what it knows: who schedules what is owed, who works what was done.
+    assert [line for line in scheduler.logs if "DueRows" in line]
+    assert sum(line.get("DeliverySuccess", 0) for line in worker.logs) == 2
 
 
 def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:

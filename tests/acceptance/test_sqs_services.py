@@ -1,4 +1,4 @@
-"""Every service on PostgreSQL and SQS at once, in two processes, through a bad quarter of a minute.
+"""Every service on PostgreSQL, SQS and S3 at once, in two processes, through bad weather.
 
 The outage is of OUTAGE seconds (PENSTOCK_TEST_OUTAGE=60 plays it at full length). What it has to
 outlast is in proportion: several calls that are put off for longer each time (1, 2, 4 seconds), and
@@ -13,6 +13,7 @@ import hashlib
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from support.house import House, until
 from support.parcels import begun, check_story, follow, told
 from support.process import run
 from support.receiver import Receiver
+from support.s3_server import S3Server
+from support.s3_server import running as s3_running
 from support.scoring import ended, fetch, score, starter_csv
 from support.sqs_queue import Mischief
 
@@ -64,10 +67,18 @@ app.close_sync()
 """
 
 
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    with s3_running(seed=9) as server:
+        yield server
+
+
 async def test_every_service_through_a_queue_at_its_worst(
-    house: House, receiver: Receiver, tmp_path: Path
+    house: House, s3: S3Server, receiver: Receiver, tmp_path: Path
 ) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
+    house.env |= {"PENSTOCK_OBJECTS": "s3://penstock/objects", "PENSTOCK_S3_ENDPOINT_URL": s3.url}
+    s3.faults.slow_down, s3.faults.cut = 0.05, 0.1
     one = house.up("-A", "shop:app")
     two = house.worker("-A", "shop:app")
     house.mischief(Mischief(lose=0.3, duplicate=0.3, reorder=True))
@@ -134,6 +145,7 @@ async def test_every_service_through_a_queue_at_its_worst(
     again = {f"{n} 2" for n in range(0, JOBS, 5)}
     assert ran == Counter({f"{n} 1" for n in range(JOBS)} | again)
     assert house.lost > 0
+    assert s3.calls["SlowDown"] > 0
     assert house.dead_letters() == 0
     for process in (one, two):
         assert len(process.logged("queue_unreachable")) >= 3

@@ -362,7 +362,7 @@ def test_each_function_may_do_what_it_needs_and_no_more(everything: State) -> No
     }
     send = {"ses:SendEmail", "ses:SendRawEmail", "sns:Publish"}
     objects = {
-        *("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:GetObjectVersion"),
+        *("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject"),
         *("s3:ListBucket", "s3:PutObject", "kms:Decrypt", "kms:GenerateDataKey"),
     }
     assert services["migrate"] == read
@@ -373,7 +373,8 @@ def test_each_function_may_do_what_it_needs_and_no_more(everything: State) -> No
     assert services["dispatcher[0]"] == read | {"sqs:SendMessage"}
     assert services["sweep"] == {"lambda:InvokeFunction", "kms:Decrypt"}
     work = role_of(everything, "module.worker[0].aws_iam_role_policy.task")
-    assert work == receive | {"sqs:SendMessage"} | objects | send
+    spared = {"ecs:GetTaskProtection", "ecs:UpdateTaskProtection"}
+    assert work == receive | {"sqs:SendMessage"} | objects | send | spared
 
 
 def test_without_predictions_nobody_may_touch_objects(tested: dict[str, State]) -> None:
@@ -387,7 +388,7 @@ def test_without_predictions_nobody_may_touch_objects(tested: dict[str, State]) 
 
 def test_tasks_for_jobs_alone_may_do_little(jobs_alone: State) -> None:
     work = role_of(jobs_alone, "module.worker[0].aws_iam_role_policy.task")
-    assert {action.split(":")[0] for action in work} == {"sqs"}
+    assert {action.split(":")[0] for action in work} == {"ecs", "sqs"}
     assert settings_of_tasks(jobs_alone)["PENSTOCK_SERVICES"] == ""
     (task,) = jobs_alone.of("aws_ecs_task_definition")
     (container,) = json.loads(task["container_definitions"])
@@ -395,6 +396,12 @@ def test_tasks_for_jobs_alone_may_do_little(jobs_alone: State) -> None:
     assert (task["cpu"], task["memory"]) == ("512", "1024")
     assert not [each for each in jobs_alone.all if each["type"].startswith("aws_s3_")]
     assert len(jobs_alone.of("aws_sqs_queue")) == 2
+
+
+def test_where_tasks_come_and_go_their_absence_is_no_alarm(jobs_alone: State) -> None:
+    (target,) = jobs_alone.of("aws_appautoscaling_target")
+    assert (target["min_capacity"], target["max_capacity"]) == (0, 4)
+    assert not [each for each in jobs_alone.all if "no_task" in each["address"]]
 
 
 def role_of(state: State, address: str) -> set[str]:

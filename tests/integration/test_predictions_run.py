@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import NotFound
-from penstock.predictions import jobs, views
+from penstock.predictions import jobs, outcomes, views
 from penstock.storage import Database, sql
 from penstock.storage.doomed import sweep
 from penstock.work import ledger
@@ -164,6 +164,42 @@ async def test_a_cancellation_takes_effect_between_two_chunks(house: House, cont
     assert again != id_
 
 
+async def test_one_that_is_cancelled_while_its_files_are_put_together_has_none(
+    house: House, content: bytes
+) -> None:
+    id_, _ = await house.predict(await house.upload(content))
+    for _ in range(3):
+        assert await house.step(house.score)
+    last = await house.claim(house.score)
+    assert last is not None
+    await house.database.unit(lambda tx: jobs.cancel(tx, "acme", id_))
+    await sweep(house.database, house.objects)
+
+    assert await run_one(house.database, house.score, last, house.clock)
+
+    found = await house.prediction(id_)
+    assert (found.status, found.result) == ("CANCELLED", None)
+    await sweep(house.database, house.objects)
+    assert not [key for key in house.stored() if id_ in key]
+    assert house.told == []
+
+
+async def test_rows_are_counted_across_chunks(
+    database: Database, clock: object, tmp_path: Path, content: bytes
+) -> None:
+    """One row more than the most, in the third chunk of a file, and it is refused whole."""
+    house = House(database, clock, tmp_path, max_rows=ROWS - 1)  # type: ignore[arg-type]
+    try:
+        id_, _ = await house.predict(await house.upload(content))
+        assert await house.steps(house.score) == 3
+        found = await house.prediction(id_)
+        assert (found.status, found.error_code) == ("FAILED", "too_many_rows")
+        await sweep(house.database, house.objects)
+        assert not [key for key in house.stored() if id_ in key]
+    finally:
+        await house.made.close()
+
+
 async def test_what_is_deleted_under_way_leaves_nothing_behind(
     house: House, content: bytes, clock: object
 ) -> None:
@@ -245,6 +281,16 @@ async def test_files_whose_ids_repeat_or_whose_rows_are_all_bad(house: House) ->
     assert found.result is not None
     notes = {note["code"]: note["message"] for note in found.result["notes"]}
     assert "rows 2 and 302" in notes["duplicate_id"]
+    # What became of a customer who is there twice cannot be told.
+    name, other = (line.partition(b",")[0].decode() for line in rest.splitlines()[:2])
+    scores, twice = await house.made.deps.aside.run(
+        "outcomes:scores",
+        house.objects,
+        outcomes.result_key(found),
+        [name, other, "nobody"],
+        within=60.0,
+    )
+    assert (list(scores), twice) == ([other], [name])
     only_bad, _ = await house.predict(await house.upload(head + b"\n,,\n\n,,\n"))
     await house.steps(house.score)
     found = await house.prediction(only_bad)

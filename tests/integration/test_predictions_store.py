@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from penstock.predictions.refusal import Unusable
 from penstock.predictions.registry import Chosen
 from penstock.storage import Database, Tx, retention, sql
 from penstock.storage.doomed import sweep
+from penstock.work.kinds import Claim
 from support.churn import csv_bytes, customers
 from support.predicting import KEEP, House
 from support.scoring import starter_csv
@@ -122,6 +124,41 @@ async def test_requests_at_once_for_the_same_are_one_prediction(house: House) ->
     again, new = await house.predict(made, reject=True)
     assert new  # one that was cancelled answers nobody
     assert again != rejecting
+
+
+async def test_the_same_may_end_while_it_is_looked_for(house: House) -> None:
+    """Another's transaction commits between two statements of ours."""
+    made = await house.upload(starter_csv(20))
+    first, _ = await house.predict(made)
+    chosen = registry.the_starter()
+    settled = await house.settled(made, chosen)
+
+    class Between:
+        def __init__(self, tx: Tx) -> None:
+            self._tx = tx
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tx, name)
+
+        def one(self, statement: Any, **values: Any) -> Any:
+            if statement is jobs._SAME:
+                jobs.cancel(self._tx, "acme", first)
+            return self._tx.one(statement, **values)
+
+    id_, new = await house.database.unit(
+        lambda tx: jobs.create(
+            Between(tx),  # type: ignore[arg-type]
+            made,
+            chosen,
+            settled,
+            as_of="2026-01-31",
+            reject=False,
+            force=False,
+        )
+    )
+    assert new
+    assert id_ != first
+    assert (await house.prediction(id_)).status == "QUEUED"
 
 
 async def test_a_mapping_is_remembered_by_account_model_and_header(house: House) -> None:
@@ -255,6 +292,28 @@ async def test_a_training_is_done_asked_or_cancelled(house: House) -> None:
     assert not [key for key in house.stored() if "models" in key]
 
 
+async def test_a_training_may_be_told_to_be_live_at_its_end(house: House) -> None:
+    summary = json.dumps({"rows": 300, "metrics": {}, "warnings": []})
+    ended = sql("""
+    UPDATE model_versions SET status = 'READY', ended_at = created_at, sha256 = 'x',
+      summary = :summary WHERE model_id = :model AND number = :number RETURNING id, lane
+    """)
+    live = []
+
+    def train(tx: Tx, promote: bool) -> None:
+        model, number = begin(tx, promote=promote)
+        found = tx.one(ended, model=model, number=number, summary=summary)
+        assert found is not None
+        claim = Claim(house.train.name, found[0], found[1], 1, 0, 0, 0)
+        house.train.on_end(tx, claim, "READY", "")
+        live.append(registry.get(tx, "acme", model).live)
+
+    for promote in (False, False, True, False):
+        await house.database.unit(lambda tx, p=promote: train(tx, p))
+    assert live == [1, 1, 3, 3]
+    assert [each["live"] for each in house.events("model.trained")] == [True, False, True, False]
+
+
 # ------------------------------------------------------------------ outcomes
 
 
@@ -297,6 +356,10 @@ async def test_what_is_old_is_deleted_with_its_objects(house: House, clock: Any)
     done, _ = await house.predict(made)
     await house.steps(house.score)
     begun, _ = await house.database.unit(lambda tx: uploads.begin(tx, "acme"))
+    # As old, and still needed: by a prediction that waits, by a training that does.
+    waiting, _ = await house.predict(await house.upload(starter_csv(22)))
+    past = await house.upload(starter_csv(23))
+    await house.database.unit(lambda tx: begin(tx, upload_id=past.id))
     clock.advance(KEEP - 3600)
     recent, _ = await house.predict(await house.upload(starter_csv(21)))
     clock.advance(7200)
@@ -307,10 +370,11 @@ async def test_what_is_old_is_deleted_with_its_objects(house: House, clock: Any)
     await sweep(house.database, house.objects)
     with pytest.raises(NotFound):
         await house.prediction(done)
-    assert (await house.prediction(recent)).status == "QUEUED"  # its upload is kept for it
-    assert len(house.stored()) == 1
-    assert await house.steps(house.score) == 2
-    assert (await house.prediction(recent)).status == "COMPLETED"
+    assert len(house.stored()) == 3
+    assert await house.steps(house.score) == 4
+    for id_ in (waiting, recent):
+        assert (await house.prediction(id_)).status == "COMPLETED"
+    assert await house.database.read(lambda tx: uploads.get(tx, "acme", past.id)) == past
     assert begun
 
 

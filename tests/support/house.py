@@ -132,6 +132,7 @@ class House:
             "PENSTOCK_AWS_REGION": REGION,
             "PENSTOCK_AWS_ENDPOINT_URL": server.url,
             "PENSTOCK_SWEEP_INTERVAL": "1s",
+            "PENSTOCK_ALLOW_PRIVATE_TARGETS": "127.0.0.0/8",  # workers allow none by themselves
             **queue_settings(server, receives=3, visibility=30),
         }
 

@@ -51,6 +51,7 @@ class Account:
             "PENSTOCK_METRICS": "emf",
             "PENSTOCK_METRICS_NAMESPACE": "Penstock/test",
             "PENSTOCK_LOG_LEVEL": "debug",
+            "PENSTOCK_ALLOW_PRIVATE_TARGETS": "127.0.0.0/8",  # functions allow none by themselves
             **queue_settings(sqs, receives=receives, visibility=360, queues=QUEUES),
         }
 

@@ -60,7 +60,7 @@ class Function:
         self._task = task or folder
         self._python = python
         self._env = dict(env)
-        self._next: asyncio.Queue[tuple[str, bytes, float]] = asyncio.Queue()
+        self._next: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[tuple[str | None, bytes]]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -114,7 +114,7 @@ class Function:
             await self._start()
         id_, began = str(uuid.uuid4()), time.monotonic()
         answer = self._answers[id_] = asyncio.get_running_loop().create_future()
-        await self._next.put((id_, json.dumps(event).encode(), time.time() + self.timeout))
+        await self._next.put((id_, json.dumps(event).encode()))
         try:
             # The time of the start is Lambda's, not the function's.
             async with asyncio.timeout(self.timeout + (START if self.starts_first else 0)):
@@ -172,7 +172,8 @@ class Function:
     async def _give(self, request: web.Request) -> web.Response:
         if self._began:
             self.init_seconds, self._began = time.monotonic() - self._began, 0.0
-        id_, event, deadline = await self._next.get()
+        id_, event = await self._next.get()
+        deadline = time.time() + self.timeout
         headers = {
             "Lambda-Runtime-Aws-Request-Id": id_,
             "Lambda-Runtime-Deadline-Ms": str(int(deadline * 1000)),

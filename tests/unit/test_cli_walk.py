@@ -19,6 +19,7 @@ EITHER = {"keys create", "keys list", "keys revoke"}
 DUMMIES = {
     "payload": "{}",
     "rate": "1",
+    "version": "1",
     "since": "2026-01-01T00:00:00Z",
     "for_": "1m",
     "url": "https://x.example",

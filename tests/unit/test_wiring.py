@@ -11,7 +11,13 @@ from penstock.errors import SettingsError
 from penstock.settings import load_settings
 from penstock.storage.objects import Folder
 from penstock.storage.objects_s3 import Bucket
-from penstock.wiring import for_children, listening_nowhere, make_objects, private_targets
+from penstock.wiring import (
+    for_children,
+    listening_nowhere,
+    make_objects,
+    private_targets,
+    running,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +51,18 @@ def test_what_the_setting_says_counts_wherever_the_server_listens(
     assert private_targets(load_settings(host="127.0.0.1")) == ()
     monkeypatch.setenv("PENSTOCK_ALLOW_PRIVATE_TARGETS", "10.0.0.0/8")
     assert [str(net) for net in private_targets(load_settings(host="127.0.0.1"))] == ["10.0.0.0/8"]
+
+
+def test_a_service_runs_if_it_is_named_or_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = load_settings()
+    assert running(everything) == ("events", "tracking", "predictions")
+    monkeypatch.setenv("PENSTOCK_SERVICES", "events")
+    assert running(load_settings()) == ("events",)
+    monkeypatch.setattr("penstock.predictions.extra.NEEDED", ("numpy", "no_such_package"))
+    assert running(everything) == ("events", "tracking")
+    monkeypatch.setenv("PENSTOCK_SERVICES", "events,predictions")
+    with pytest.raises(SettingsError, match=r"no_such_package is not installed: pip install"):
+        running(load_settings())
 
 
 @pytest.mark.parametrize("database_url", [None, "postgresql://localhost/penstock"])

@@ -13,6 +13,7 @@ from penstock.cli import events as events_commands
 from penstock.cli import jobs as jobs_commands
 from penstock.cli import keys as keys_commands
 from penstock.cli import lanes as lanes_commands
+from penstock.cli import models as models_commands
 from penstock.cli import predictions as predictions_commands
 from penstock.cli import profiles as profiles_commands
 from penstock.cli import queue as queue_commands
@@ -67,4 +68,5 @@ app.add_typer(lanes_commands.app, name="lanes", rich_help_panel=WORK)
 app.add_typer(jobs_commands.app, name="jobs", rich_help_panel=WORK)
 app.add_typer(shipments_commands.app, name="shipments", rich_help_panel=WORK)
 app.add_typer(predictions_commands.app, name="predictions", rich_help_panel=WORK)
+app.add_typer(models_commands.app, name="models", rich_help_panel=WORK)
 app.add_typer(queue_commands.app, name="queue", rich_help_panel=CARE)

@@ -165,7 +165,7 @@ def create(
     lanes.ensure(tx, lane, kind=SCORE, account=account, max_in_flight=AT_ONCE)
     if force:
         tx.run(_RELEASE, account=account, fingerprint=fingerprint)
-    made = tx.run(
+    while not tx.run(
         _INSERT,
         id=id_,
         account=account,
@@ -184,10 +184,11 @@ def create(
         next_row=upload.layout["row"],
         next_line=upload.layout["line"],
         lane=lane,
-    )
-    if not made:
-        ((same,),) = tx.rows(_SAME, account=account, fingerprint=fingerprint)
-        return same, False
+    ):
+        same = tx.one(_SAME, account=account, fingerprint=fingerprint)
+        if same is not None:
+            return str(same[0]), False
+        # It was cancelled, or failed, between the two statements: now there is no other.
     lanes.wake(tx, SCORE, lane)
     updated(tx, id_, account, "QUEUED", None)
     return id_, True

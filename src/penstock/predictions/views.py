@@ -174,7 +174,8 @@ def _message(found: Prediction) -> str:
             return f"{found.rows_scored:,} customers are scored so far.{demo}"
         case "COMPLETED":
             aside = found.rows_set_aside
-            bad = f" {aside:,} rows were set aside: see errors.csv." if aside else ""
+            were = "row was" if aside == 1 else "rows were"
+            bad = f" {aside:,} {were} set aside: see errors.csv." if aside else ""
             return f"{found.rows_scored:,} customers were scored.{bad}{demo}"
         case "CANCELLED":
             return "Cancelled: there is no result."

@@ -87,7 +87,7 @@ resource "aws_cloudwatch_metric_alarm" "no_heartbeat" {
 # Each task sends one figure a minute, so how many figures there are is how many tasks there are.
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/cloudwatch-metrics.html
 resource "aws_cloudwatch_metric_alarm" "no_task" {
-  count               = var.worker == null ? 0 : 1
+  count               = try(var.worker.always, false) ? 1 : 0
   alarm_name          = "${var.name}-no-task"
   alarm_description   = "No task of ${var.worker.service} has run for 10 minutes: docs/how-to/aws-worker-not-starting.md"
   namespace           = "AWS/ECS"

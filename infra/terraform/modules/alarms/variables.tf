@@ -53,6 +53,7 @@ variable "worker" {
   type = object({
     cluster = string
     service = string
+    always  = bool # whether a task is there at any time
   })
 }
 

@@ -134,6 +134,16 @@ resource "aws_iam_role_policy" "execution" {
   })
 }
 
+# A task in which a job runs for long asks to be spared, for half an hour at a time.
+locals {
+  may_be_spared = {
+    Sid      = "BeSpared"
+    Effect   = "Allow"
+    Action   = ["ecs:GetTaskProtection", "ecs:UpdateTaskProtection"]
+    Resource = "arn:${var.aws.partition}:ecs:${var.aws.region}:${var.aws.account_id}:task/${var.name}/*"
+  }
+}
+
 resource "aws_iam_role" "task" {
   name               = "${var.name}-task"
   assume_role_policy = local.assumed_by_tasks
@@ -142,7 +152,7 @@ resource "aws_iam_role" "task" {
 resource "aws_iam_role_policy" "task" {
   name   = "work"
   role   = aws_iam_role.task.id
-  policy = jsonencode({ Version = "2012-10-17", Statement = var.permissions })
+  policy = jsonencode({ Version = "2012-10-17", Statement = concat(var.permissions, [local.may_be_spared]) })
 }
 
 # ------------------------------------------------------------------ new passwords

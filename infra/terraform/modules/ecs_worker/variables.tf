@@ -48,11 +48,11 @@ variable "memory_mb" {
 }
 
 variable "min_tasks" {
-  description = "Tasks that are always there. At least one: an idle queue does not say that no job runs, and the last task would be taken from under it."
+  description = "Tasks that are always there. With 0, the first wake-up waits some three minutes for a task, and a schedule of jobs (cron) is looked at while one is there."
   type        = number
   validation {
-    condition     = var.min_tasks >= 1
-    error_message = "min_tasks is 1 or more."
+    condition     = var.min_tasks >= 0
+    error_message = "min_tasks is 0 or more."
   }
 }
 

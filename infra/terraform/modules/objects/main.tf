@@ -40,7 +40,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
   }
 }
 
-# An upload is read as it was when it was confirmed, whatever is written over it later.
+# What was deleted or written over can be brought back for a while.
 resource "aws_s3_bucket_versioning" "this" {
   bucket = aws_s3_bucket.this.id
   versioning_configuration {
@@ -63,7 +63,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     }
   }
 
-  # A result is written part by part while a file is scored, which may wait for days.
+  # A process that is killed while it sends a result leaves parts that nobody sees.
   rule {
     id     = "unfinished"
     status = "Enabled"

@@ -14,7 +14,7 @@ output "permissions" {
     {
       Sid      = "KeepObjects"
       Effect   = "Allow"
-      Action   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:GetObjectVersion", "s3:PutObject"]
+      Action   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
       Resource = "${aws_s3_bucket.this.arn}/objects/*"
     },
     {

@@ -23,7 +23,7 @@ module "alarms" {
   queues              = { for service, queue in module.queue : service => queue.name }
   dead_letter_queues  = { for service, queue in module.queue : service => queue.dead_letter_name }
   functions           = local.functions
-  worker              = one([for worker in module.worker : { cluster = worker.cluster, service = worker.service }])
+  worker              = one([for worker in module.worker : { cluster = worker.cluster, service = worker.service, always = var.worker.min_tasks > 0 }])
   api_id              = module.api.id
   database_identifier = module.database.identifier
   log_group_names     = concat([for name in values(local.functions) : "/aws/lambda/${name}"], module.worker[*].log_group_name)

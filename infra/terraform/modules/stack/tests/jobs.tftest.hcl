@@ -22,7 +22,8 @@ run "jobs_alone" {
   variables {
     services = []
     worker = {
-      image = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/penstock-test-worker@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+      image     = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/penstock-test-worker@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+      min_tasks = 0
     }
   }
   assert {
