@@ -216,12 +216,7 @@ def _started(system: System) -> Iterator[subprocess.Popen[bytes]]:
 SLOTS = "100"
 # One queue is one lane, unless each job is given a lane, and so a message, of its own.
 PENSTOCKS = (
-    {"name": "Penstock", "lanes": 1, "env": {"PENSTOCK_JOB_SLOTS": SLOTS}},
-    {
-        "name": "Penstock, no line logged",
-        "lanes": 1,
-        "env": {"PENSTOCK_JOB_SLOTS": SLOTS, "PENSTOCK_LOG_LEVEL": "warning"},
-    },
+    {"name": "Penstock, 100 at once", "lanes": 1, "env": {"PENSTOCK_JOB_SLOTS": SLOTS}},
     {"name": "Penstock, 16 at once", "lanes": 1, "env": {}},
     {
         "name": "Penstock, a message for each job",
