@@ -133,6 +133,7 @@ def _turn(server: SqsServer, system: System, jobs: int, *, latency: float = 0.0)
         with _started(system) as process:
             _fill(system, WARM)
             _watch(system, process, WARM)
+            time.sleep(1.0)  # held still within a transaction, it would hold up who enqueues
             _signal(process.pid, signal.SIGSTOP)
             try:
                 _fill(system, jobs)
