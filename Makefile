@@ -16,7 +16,7 @@ run: .venv/.run ## start everything and show it at work (ARGS="--port 9000")
 	@$(BIN)/penstock demo $(ARGS)
 
 test: lint ## style, types, layers and every test (ARGS="-k delivery")
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal $(ARGS)
 
 test-infra: .venv/.dev .venv/.infra ## Terraform on an emulator, scanned; the packages started (minutes)
 	@! command -v $(LAMBDA_PYTHON) > /dev/null || $(MAKE) --no-print-directory package .venv/.lambda

@@ -206,6 +206,8 @@ class Reader:
             self.terminals[terminal] = started
             if "ready" in words:
                 started.wait_for(int(self.swaps.get(words["ready"], words["ready"])))
+                if text.startswith("penstock up"):  # it listens a moment before it can be found
+                    started.wait_to_show("Penstock … runs at …")
         elif block.language == "sh" and "no-run" not in words:
             self.run(text, words.get("until"))
 

@@ -1163,7 +1163,7 @@ async def test_what_a_settlement_takes_while_the_worker_stops_is_given_back(hous
     await house.put("a", "b", "c")
     async with house.working(handle):
         await started.wait()
-        house.database.delay = lambda: 0.2  # the settlement is on its way for this long
+        house.database.delay = lambda: 0.6  # the settlement is on its way for this long
         go_on.set()
         calls = house.database.calls
         while house.database.calls == calls:

@@ -98,6 +98,18 @@ WHERE id = :id
 """)
 
 
+# What a training is told when nothing is said but what the label and the ids are.
+_OPTIONS: dict[str, Any] = {
+    "label": "churned",
+    "id": "id",
+    "positive": ["yes"],
+    **{name: [] for name in ("negative", "drop", "keep", "required")},
+    "types": {},
+    **dict.fromkeys(("decimal", "date_order", "as_of", "name")),
+    "risk": {"medium": 0.3, "high": 0.6},
+}
+
+
 async def plant(data: Path, name: str, *models: Model, account: str = "default") -> str:
     """Versions of a model as if they had been trained, the first one live; answers its id."""
 
@@ -105,7 +117,7 @@ async def plant(data: Path, name: str, *models: Model, account: str = "default")
         found = None
         for each in models:
             found, version = registry.begin(
-                tx, account, name, upload_id="upl_none", options={}, promote=False
+                tx, account, name, upload_id="upl_none", options=_OPTIONS, promote=False
             )
             content = dump(each)
             with Folder(data / "objects").writing(f"{version.folder}/{registry.FILE}") as out:
