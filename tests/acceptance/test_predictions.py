@@ -341,6 +341,15 @@ async def test_what_was_tampered_with_is_refused(api: Api, server: Up) -> None:
         await api.call("GET", "/v1/templates/churn.csv", query={"model": "tampered"}),
     ):
         assert (answer.status, answer.code) == (422, "model_damaged")
+    # Nor does it keep anybody from uploading, say to train the next one.
+    theirs = await plant(server.data, "tampered", small_model(), account="unlucky")
+    (file,) = (server.data / "objects").rglob(f"{theirs}/*/model.json")
+    file.write_text(json.dumps(document))
+    async with Api(server.url, await key_of(server.data, "unlucky")) as other:
+        sent = await upload(other, starter_csv(5))
+        assert (sent.status, sent.json["mapping"]) == (201, None)
+        asked = await upload(other, starter_csv(5), model="tampered")
+        assert (asked.status, asked.code) == (422, "model_damaged")
     # What an upload was by the time it was confirmed is what is scored, or nothing.
     kept = (await upload(api, starter_csv(500), model="starter")).json
     (stored,) = (server.data / "objects").rglob(f"{kept['upload_id']}/content")

@@ -338,7 +338,8 @@ async def test_what_gave_up_is_dead_work_and_done_again(penstock: Site, browser:
         await browser.get("/dead?kind=prediction"), "/dead/drop", row=f"prediction {id_}"
     )
     assert "1 dropped" in dropped.text
-    assert "Cancelled" in (await browser.get(asked.path)).text
+    put_away = await browser.get(asked.path)
+    assert "Status ○ cancelled" in put_away.text, put_away.text
 
 
 async def test_dead_trainings_are_found_by_their_model(penstock: Site) -> None:

@@ -52,10 +52,17 @@ async def chosen_for(deps: Deps, account: str, asked: str | None) -> Chosen:
 
 
 async def presumed_for(deps: Deps, account: str, asked: str | None) -> Chosen | None:
-    """The model to look at a file for; None = several could be meant, so for none."""
+    """The model to look at a file for; None = several could be meant, or the only one is damaged.
+
+    Without a model a file can be kept all the same, to train another.
+    """
     if asked is not None:
         return await chosen_for(deps, account, asked)
-    return await deps.database.read(lambda tx: registry.presumed(tx, account))
+    found = await deps.database.read(lambda tx: registry.presumed(tx, account))
+    if found is None:
+        return None
+    whole = await deps.aside.run("inspect:usable", deps.objects, found.spec, within=TASK_TIMEOUT)
+    return found if whole else None
 
 
 async def detail(deps: Deps, found: Upload, chosen: Chosen | None) -> UploadDetail:
@@ -130,7 +137,7 @@ def add(api: APIRouter, deps: Deps) -> None:
         header_row: Annotated[HeaderRow | None, Query()] = None,
     ) -> UploadDetail:
         """It is looked at, and from then on is an upload like any other."""
-        chosen = await chosen_for(deps, caller.account, model)
+        chosen = await presumed_for(deps, caller.account, model)
         given = {"encoding": encoding, "delimiter": delimiter, "header_row": header_row}
         found = await signed.confirm(deps, caller.account, upload_id, chosen, given)
         return await detail(deps, found, chosen)

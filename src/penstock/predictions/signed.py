@@ -52,7 +52,7 @@ async def announce(deps: Deps, account: str, asked: SignedIn) -> JsonObject:
 
 
 async def confirm(
-    deps: Deps, account: str, upload_id: str, known: Chosen, given: Mapping[str, Any]
+    deps: Deps, account: str, upload_id: str, known: Chosen | None, given: Mapping[str, Any]
 ) -> Upload:
     """Look at a file that has been sent; doing it again is harmless.
 
@@ -78,14 +78,15 @@ async def confirm(
 
 
 async def _look(
-    deps: Deps, upload_id: str, found: Announced, known: Chosen, given: Mapping[str, Any]
+    deps: Deps, upload_id: str, found: Announced, known: Chosen | None, given: Mapping[str, Any]
 ) -> None:
     size, sha256, content = found.size, found.sha256, f"{found.folder}/{uploads.CONTENT}"
     if found.packed:
         unpack = (deps.objects, found.key, content, deps.max_upload)
         size, sha256 = await deps.aside.run("inspect:unpack", *unpack, within=UNPACK_TIMEOUT)
+    spec = None if known is None else known.spec
     looked = await deps.aside.run(
-        "inspect:look", deps.objects, content, given, known.spec, within=LOOK_TIMEOUT
+        "inspect:look", deps.objects, content, given, spec, within=LOOK_TIMEOUT
     )
     about = {"size": size, "sha256": sha256, "given": given, "looked": looked}
     try:

@@ -34,6 +34,15 @@ def unpack(objects: Objects, packed: str, key: str, most: int) -> tuple[int, str
         return out.tell(), digest.hexdigest()
 
 
+def usable(objects: Objects, known: ModelSpec) -> bool:
+    """Whether the model's file is there and whole."""
+    try:
+        loaded(objects, known)
+    except Unusable:
+        return False
+    return True
+
+
 def look(
     objects: Objects, key: str, given: Mapping[str, Any], known: ModelSpec | None
 ) -> dict[str, Any]:
