@@ -31,6 +31,11 @@ from penstock.storage.postgres import PostgresDatabase
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.storage.tables import metadata
 
+# Whoever runs the tests in the background of a script has Ctrl-C ignored, and so would have all
+# processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 POSTGRES_NOW = "penstock_test.now()"
 TABLES = ", ".join(table.name for table in metadata.sorted_tables)
 
