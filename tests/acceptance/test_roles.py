@@ -63,6 +63,8 @@ async def test_each_part_in_a_process_of_its_own(
 
 
 def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    penstock = Path(sys.executable).with_name("penstock")
+
     def completed(words: str) -> list[str]:
         variables = {
             "_PENSTOCK_COMPLETE": "complete_bash",
@@ -70,7 +72,7 @@ def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
             "COMP_CWORD": str(len(words.split(" ")) - 1),
         }
         done = subprocess.run(
-            [Path(sys.executable).with_name("penstock")],
+            [penstock],
             env=environment(tmp_path, variables),
             capture_output=True,
             text=True,
@@ -85,7 +87,8 @@ def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     installed = subprocess.run(
-        [Path(sys.executable).with_name("penstock"), "--install-completion", "bash"],
+        # The shell is the one it is run from, and bash must not become the command.
+        ["bash", "-c", '"$0" --install-completion; exit $?', str(penstock)],
         env=environment(tmp_path) | {"HOME": str(home), "SHELL": "/bin/bash", "PATH": os.defpath},
         capture_output=True,
         text=True,
