@@ -8,6 +8,7 @@ outcome. When the parent is gone the child ends at once, whatever it is doing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -50,8 +51,10 @@ def main() -> None:
 
 def _receive(connection: socket.socket, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
     stream = connection.makefile("rb")
-    while len(head := stream.read(LENGTH.size)) == LENGTH.size:
-        requests.put(json.loads(stream.read(*LENGTH.unpack(head))))
+    # A parent that dies with an answer of ours unread resets the connection.
+    with contextlib.suppress(OSError):
+        while len(head := stream.read(LENGTH.size)) == LENGTH.size:
+            requests.put(json.loads(stream.read(*LENGTH.unpack(head))))
     os._exit(0)  # the parent closed its end, or died
 
 
