@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ import pytest
 
 from penstock import Penstock, testing
 from penstock.jobs import JobFailed
+from penstock.jobs.child import LENGTH
 
 pytestmark = pytest.mark.anyio
 
@@ -278,3 +282,22 @@ def test_a_job_of_the_main_module_runs_too(tmp_path: Path) -> None:
         [sys.executable, str(script)], capture_output=True, text=True, check=False
     )
     assert done.stdout == "done\n", done.stderr
+
+
+def test_a_child_ends_with_a_parent_that_never_read_its_answer() -> None:
+    serve = "from penstock.jobs.child import main; main()"
+    ours, theirs = socket.socketpair()
+    with theirs:
+        child = subprocess.Popen(
+            [sys.executable, "-c", serve, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+        )
+    with ours:
+        request = json.dumps({"module": "nowhere", "qualname": "f", "main": None}).encode()
+        ours.sendall(LENGTH.pack(len(request)) + request)
+        assert select.select([ours], [], [], 60)[0]
+    try:
+        assert child.wait(30) == 0
+    finally:
+        child.kill()
+        child.wait()
