@@ -167,7 +167,11 @@ async def test_invocations_share_an_environment_and_leak_nothing(
     for held in (*before[1:], *after[1:]):
         assert (held["loops"], held["tasks"]) == (1, 0)
         assert held.pop("timers") <= 2  # of connections that are kept open for a while
-    assert after == before
+    # Each process keeps up to two connections, which it may have opened by the first count or not;
+    # what leaked with each invocation, or with each that delivers, would be 500 or 50.
+    assert after[0] <= 5
+    for earlier, later in zip(before[1:], after[1:], strict=True):
+        assert all(later[name] - earlier[name] <= 2 for name in ("files", "threads")), after
     assert len(receiver.at("/hook")) == 53
     assert (worker.starts, front.starts) == (1, 1)
 
