@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from support.nursery import NURSERY, Forked, possible
 
 START = 90.0  # seconds a process may take until it is ready, on a busy machine
 _PENSTOCK = ("-m", "penstock")
-_ANNOUNCED = re.compile(r"runs at (http://\S+)")
 
 
 def environment(data: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -24,7 +24,7 @@ from penstock.predictions.inputs import (
 from penstock.predictions.problems import problem_of
 from penstock.predictions.refusal import Unusable
 from penstock.predictions.registry import Chosen
-from penstock.predictions.taking import AROUND, LOOK_TIMEOUT, take
+from penstock.predictions.taking import AROUND, look, take
 from penstock.predictions.uploads import Upload
 
 TASK_TIMEOUT: Final = 60.0  # seconds
@@ -181,14 +181,7 @@ def add(api: APIRouter, deps: Deps) -> None:
         chosen = await presumed_for(deps, caller.account, model)
         given = {**found.given, **patch.given()}
         try:
-            looked = await deps.aside.run(
-                "inspect:look",
-                deps.objects,
-                found.file.key,
-                given,
-                None if chosen is None else chosen.spec,
-                within=LOOK_TIMEOUT,
-            )
+            looked = await look(deps, found.file.key, given, chosen)
         except Unusable as refused:
             raise problem_of(refused, upload_id) from None
         await database.unit(lambda tx: uploads.answer(tx, found, given, looked))

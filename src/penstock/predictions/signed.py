@@ -22,7 +22,7 @@ from penstock.predictions.problems import problem_of
 from penstock.predictions.refusal import Unusable
 from penstock.predictions.registry import Chosen
 from penstock.predictions.specs import JsonObject
-from penstock.predictions.taking import LOOK_TIMEOUT, UNPACK_TIMEOUT, shown
+from penstock.predictions.taking import look, shown, unpack
 from penstock.predictions.uploads import Announced, Upload
 from penstock.storage.objects import Direct
 from penstock.telemetry import UPLOAD_RECEIVED, log
@@ -82,13 +82,9 @@ async def _look(
 ) -> None:
     size, sha256, content = found.size, found.sha256, f"{found.folder}/{uploads.CONTENT}"
     if found.packed:
-        unpack = (deps.objects, found.key, content, deps.max_upload)
-        size, sha256 = await deps.aside.run("inspect:unpack", *unpack, within=UNPACK_TIMEOUT)
-    spec = None if known is None else known.spec
-    looked = await deps.aside.run(
-        "inspect:look", deps.objects, content, given, spec, within=LOOK_TIMEOUT
-    )
-    about = {"size": size, "sha256": sha256, "given": given, "looked": looked}
+        size, sha256 = await unpack(deps, found.key, content)
+    looked = await look(deps, content, given, known)
+    about: dict[str, Any] = {"size": size, "sha256": sha256, "given": given, "looked": looked}
     try:
         await deps.database.unit(
             lambda tx: uploads.complete(tx, upload_id, filename=found.filename, **about)

@@ -28,8 +28,8 @@ _BLOCK: Final = 1 << 20
 _LONGEST_NAME: Final = 200
 _CSV: Final = ("text/csv", "text/plain", "text/tab-separated-values", "application/csv")
 _GZIP: Final = ("application/gzip", "application/x-gzip")
-LOOK_TIMEOUT: Final = 60.0  # seconds
-UNPACK_TIMEOUT: Final = 600.0  # seconds
+_LOOK_TIMEOUT: Final = 60.0  # seconds
+_UNPACK_TIMEOUT: Final = 600.0  # seconds
 
 
 async def take(
@@ -48,18 +48,8 @@ async def take(
         name = None if form is None else form.filename
         if packed or (name or "").lower().endswith(".gz"):
             # The file takes the archive's place.
-            size, sha256 = await deps.aside.run(
-                "inspect:unpack",
-                deps.objects,
-                content,
-                content,
-                deps.max_upload,
-                within=UNPACK_TIMEOUT,
-            )
-        spec = None if known is None else known.spec
-        looked = await deps.aside.run(
-            "inspect:look", deps.objects, content, given, spec, within=LOOK_TIMEOUT
-        )
+            size, sha256 = await unpack(deps, content, content)
+        looked = await look(deps, content, given, known)
         await deps.database.unit(
             lambda tx: uploads.complete(
                 tx,
@@ -79,6 +69,25 @@ async def take(
     seconds = round(deps.clock.monotonic() - began, 3)
     log(UPLOAD_RECEIVED, upload_id=upload_id, account=account, size=size, seconds=seconds)
     return await deps.database.read(lambda tx: uploads.get(tx, account, upload_id))
+
+
+async def unpack(deps: Deps, packed: str, key: str) -> tuple[int, str]:
+    """Make the object `key` of what is in a gzip; its size and SHA-256. Raises `Unusable`."""
+    size, sha256 = await deps.aside.run(
+        "inspect:unpack", deps.objects, packed, key, deps.max_upload, within=_UNPACK_TIMEOUT
+    )
+    return size, sha256
+
+
+async def look(
+    deps: Deps, key: str, given: Mapping[str, Any], known: Chosen | None
+) -> Mapping[str, Any]:
+    """How a stored file is laid out, with the columns of a model in mind. Raises `Unusable`."""
+    spec = None if known is None else known.spec
+    looked: Mapping[str, Any] = await deps.aside.run(
+        "inspect:look", deps.objects, key, given, spec, within=_LOOK_TIMEOUT
+    )
+    return looked
 
 
 def shown(filename: str | None) -> str | None:

@@ -131,14 +131,6 @@ def configure(tx: Tx, lane: str, **changes: Any) -> bool:
     return True
 
 
-_REMOVE = sql("DELETE FROM lanes WHERE id = :id")
-
-
-def remove(tx: Tx, lane: str) -> None:
-    """Delete a lane that no row names any more."""
-    tx.run(_REMOVE, id=lane)
-
-
 def wake(tx: Tx, kind: str, lane: str, delay: float = 0.0) -> None:
     """After this unit's commit, say that the lane should be looked at in `delay` seconds."""
     tx.notify(Wake(kind, lane, delay))
