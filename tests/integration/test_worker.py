@@ -26,7 +26,7 @@ from penstock.storage.postgres import PostgresDatabase
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.work import lanes, ledger, line
 from penstock.work.kinds import Claim, Kind, Task
-from penstock.work.line import Isolate
+from penstock.work.line import SHARE_EVERY, Isolate
 from penstock.work.outcomes import Dead, Done, Later, Outcome, Postpone, Retry
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wake, Wakeups
@@ -947,6 +947,29 @@ async def test_two_workers_share_a_lanes_cap_and_rate(houses: list[House]) -> No
     assert len(by) == 2  # both had some
     # 3 at once, then 30 a second: the last of 30 cannot start before 0.9 s have passed.
     assert starts[-1] - starts[0] >= 27 / 30 - 0.1
+
+
+async def test_others_are_told_now_and_then_of_what_one_has_no_slot_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Wake] = []
+    monkeypatch.setattr(house.waker, "share", told.extend)
+
+    async def slow(task: Task[Any]) -> Outcome:
+        await asyncio.sleep(0.01)
+        return Done()
+
+    await house.lane("x")
+    await house.lane("y")
+    began = time.monotonic()
+    async with house.working(job_kind(slow, slots=1)):
+        await house.put(*(f"x{n}" for n in range(40)), lane="x")
+        await house.put(*(f"y{n}" for n in range(40)), lane="y")
+        await house.until_done()
+    seconds = time.monotonic() - began
+    by_lane = Counter(wake.lane for wake in told)
+    assert set(by_lane) == {"x", "y"}
+    assert max(by_lane.values()) <= 1 + seconds / SHARE_EVERY
 
 
 async def test_what_one_worker_gives_back_the_other_takes_at_once(houses: list[House]) -> None:

@@ -44,6 +44,7 @@ LAST_SETTLE = 10.0  # seconds that a database in trouble may hold up the end of 
 CANCEL_WAIT = 5.0  # seconds that a cancelled handler may take to end
 LANE_SHOWN = 200  # characters of a lane's name that are logged: anybody may have sent it
 LOCKED_WAIT = 0.02  # seconds until a lane is tried again whose due rows could not be had
+SHARE_EVERY = 1.0  # seconds between two messages to others that a lane has more than we can take
 
 # Runs one claimed row in a process of its own; answers what went wrong, None = it settled.
 Isolate = Callable[[Claim, float], Awaitable[str | None]]
@@ -104,6 +105,7 @@ class Line:
     room_made: asyncio.Event | None = None  # set, once, when a line that was full has room
     rested: asyncio.Event | None = None  # set whenever the line has become idle
     _ready: dict[str, None] = field(default_factory=dict)
+    _shared: dict[str, float] = field(default_factory=dict)  # lanes others were told of, and when
     _running: dict[tuple[str, int], _Running] = field(default_factory=dict)
     _finished: list[Settlement] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -185,9 +187,19 @@ class Line:
                 finally:
                     self._claiming = False
             self._tell()
-            if self._ready:
-                # No slot is free for lanes that have work: let another process have them.
-                self.waker.share([Wake(self.kind.name, lane) for lane in self._ready])
+            self._share()
+
+    def _share(self) -> None:
+        """No slot is free for lanes that have work: let other processes have them.
+
+        Whoever is told goes on by itself until the lane is empty: once in a while is enough.
+        """
+        now = self.clock.monotonic()
+        told = {lane: at for lane, at in self._shared.items() if now - at < SHARE_EVERY}
+        if untold := [lane for lane in self._ready if lane not in told]:
+            self.waker.share([Wake(self.kind.name, lane) for lane in untold])
+            told |= dict.fromkeys(untold, now)
+        self._shared = told
 
     def _next_lanes(self, slots: int) -> list[str]:
         least, most = LANES_AT_ONCE
