@@ -2,8 +2,7 @@
 
 SHELL := /bin/sh
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-UV := uv
+UV := $(BIN)/uv
 ARGS :=
 
 .DEFAULT_GOAL := help
@@ -28,7 +27,7 @@ test-infra: .venv/.dev .venv/.infra ## Terraform on an emulator, scanned; the pa
 lint: .venv/.dev ## style, types and layers alone
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
-	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary --num-workers 2
 	@$(BIN)/lint-imports > .venv/layers.log || { cat .venv/layers.log; exit 1; }
 
 format: .venv/.dev ## rewrite the code in the common style
@@ -71,8 +70,8 @@ COMPILE = $(RESOLVE) pyproject.toml --universal --python-version 3.11 \
 	--extra postgres --extra predictions
 COMPILE_LAMBDA = $(RESOLVE) --no-annotate --python-version 3.13 --python-platform linux \
 	--constraint requirements/dev.lock
-lock: ## resolve the dependencies anew (needs uv)
-	@command -v $(UV) > /dev/null || { echo "make lock needs uv: pip install uv"; exit 1; }
+lock: .venv/.dev ## resolve the dependencies anew
+	@command -v $(UV) > /dev/null || { echo "make lock needs uv: pip install uv, make lock UV=uv"; exit 1; }
 	@$(COMPILE) --group dev --output-file requirements/dev.lock
 	@$(COMPILE) --group build --constraint requirements/dev.lock \
 		--no-annotate --output-file requirements/run.lock
@@ -80,6 +79,8 @@ lock: ## resolve the dependencies anew (needs uv)
 		--no-annotate --output-file requirements/image.lock
 	@$(RESOLVE) --universal --no-annotate --python-version 3.11 --group infra \
 		--output-file requirements/infra.lock
+	@$(RESOLVE) --universal --no-annotate --python-version 3.11 --group installer \
+		--output-file requirements/installer.lock
 	@for set in api worker migrate runtime; do $(COMPILE_LAMBDA) --group lambda-$$set \
 		--output-file requirements/lambda-$$set.lock || exit 1; done
 
@@ -89,15 +90,13 @@ clean: ## remove the virtual environment and what tools left behind
 
 # Stamps: nothing is installed twice unless a lock file or pyproject.toml changed.
 .venv/.run: requirements/run.lock pyproject.toml | $(BIN)/python
-	@echo "Installing what Penstock needs into .venv (about a minute, once) ..." >&2
-	@$(PIP) install --require-hashes -r requirements/run.lock
-	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@echo "Installing what Penstock needs into .venv (at most a minute, once) ..." >&2
+	@sh requirements/install.sh run
 	@touch $@
 
 .venv/.dev: requirements/dev.lock pyproject.toml | $(BIN)/python
-	@echo "Installing what the tests need into .venv (about a minute, once) ..." >&2
-	@$(PIP) install --require-hashes -r requirements/dev.lock
-	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@echo "Installing what the tests need into .venv (at most a minute, once) ..." >&2
+	@sh requirements/install.sh dev
 	@touch $@ .venv/.run
 
 .venv/.infra: requirements/infra.lock | $(BIN)/python
