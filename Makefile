@@ -5,6 +5,9 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 ARGS :=
 
+# Each of the tests' processes would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-infra lint format docs screenshots bench package image lock clean
 
