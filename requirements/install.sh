@@ -11,7 +11,7 @@ pip="$python -m pip --disable-pip-version-check --quiet"
 uv=".venv/bin/uv --quiet pip install --python $python"
 
 with_uv() {
-	! $pip config list | grep -Eq '\.(index-url|no-index)=' || return 1
+	! $python -m pip config list | grep -Eq '\.(index-url|no-index)=' || return 1
 	$pip install --require-hashes -r requirements/installer.lock || return 1
 	$uv --compile-bytecode --require-hashes -r "$lock" || return 1
 	$uv --no-build-isolation --no-deps --editable .
