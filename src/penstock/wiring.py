@@ -183,7 +183,11 @@ def _events(
         on_notes=made.on_notes,
         stopping=made.waiters.close,
         emit=made.acceptor.emit,
-        dead=(dead.dead_deliveries(settings.delivery_expiry),),
+        dead=(
+            dead.dead_deliveries(settings.delivery_expiry),
+            dead.DEAD_FANOUTS,
+            dead.DEAD_REPLAYS,
+        ),
         lane_notes=dead.lane_notes,
     )
 
@@ -222,7 +226,7 @@ def _tracking(
         retention=made.retention,
         on_notes=made.on_notes,
         prepare=made.prepare,
-        dead=(dead.DEAD_CHECKS,),
+        dead=(dead.DEAD_CHECKS, dead.DEAD_IMPORTS),
         lane_notes=dead.lane_notes,
     )
 

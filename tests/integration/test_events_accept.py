@@ -13,12 +13,15 @@ from penstock.clock import SECOND, ManualClock
 from penstock.errors import NotFound, StorageError
 from penstock.events import endpoints, fanout, query
 from penstock.events.accept import Accepted, Acceptor, NewEvent
+from penstock.events.dead import DEAD_FANOUTS
 from penstock.events.refusal import Refused
 from penstock.events.settled import ENDPOINT_DELETED
 from penstock.secretbox import SecretBox
 from penstock.storage import Database, Tx, sql
-from penstock.work import ledger
+from penstock.work import care, ledger
+from penstock.work.care import Wanted
 from penstock.work.kinds import AnyKind, Task
+from penstock.work.outcomes import Dead
 from penstock.work.settlement import decide
 from penstock.work.wakeups import Wake
 
@@ -313,6 +316,58 @@ async def test_a_fanout_that_died_halfway_goes_on_where_it_was(
     found = await rows(database, DELIVERIES, id=stored(outcome).event_id)
     assert len({r[0] for r in found}) == len(found) == 26
     assert await rows(database, EVENT, id=stored(outcome).event_id) == [("pending", 26, 0, None)]
+
+
+async def test_a_fanout_that_gave_up_goes_on_when_somebody_says_so(
+    small_chunks: None, database: Database, clock: ManualClock
+) -> None:
+    for _ in range(26):
+        await add(database)
+    kind = fanout.fanout_kind(EXPIRY)
+    (outcome,) = await accept(database, Acceptor(EXPIRY), NewEvent("a", "{}"))
+    event_id = stored(outcome).event_id
+    await work(database, kind, "fanout:default")
+    assert await rows(database, EVENT, id=event_id) == [("pending", 11, 0, None)]
+    for _ in range(ledger.MAX_LAPSES):  # whoever takes it dies
+        await database.unit(lambda tx: ledger.claim(tx, kind, 1, ["fanout:default"]))
+        clock.advance(61)
+        await database.unit(lambda tx: ledger.sweep(tx, kind))
+    assert (await rows(database, EVENT, id=event_id))[0][1:3] == (10, 1)
+    (dead,), _ = await database.read(
+        lambda tx: care.page(tx, DEAD_FANOUTS, "default", Wanted(), None, 5)
+    )
+    assert (dead["id"], dead["about"], dead["title"]) == (event_id, event_id, "a → its endpoints")
+    assert dead["died_at"] > dead["created_at"]
+    moved = await database.unit(lambda tx: DEAD_FANOUTS.redrive(tx, "default", [event_id]))
+    assert moved == 1
+    assert await rows(database, EVENT, id=event_id) == [("pending", 11, 0, None)]
+    while await work(database, kind, "fanout:default"):
+        pass
+    assert len(await rows(database, DELIVERIES, id=event_id)) == 26
+    assert await rows(database, EVENT, id=event_id) == [("pending", 26, 0, None)]
+    for move in (DEAD_FANOUTS.redrive, DEAD_FANOUTS.drop):  # it is dead no more
+        assert await database.unit(lambda tx, move=move: move(tx, "default", [event_id])) == 0  # type: ignore[misc]
+
+
+async def test_a_fanout_that_is_dropped_leaves_what_it_made(
+    small_chunks: None, database: Database
+) -> None:
+    for _ in range(26):
+        await add(database)
+    kind = fanout.fanout_kind(EXPIRY)
+    (outcome,) = await accept(database, Acceptor(EXPIRY), NewEvent("a", "{}"))
+    event_id = stored(outcome).event_id
+    await work(database, kind, "fanout:default")
+    claims = await database.unit(lambda tx: ledger.claim(tx, kind, 1, ["fanout:default"]).claims)
+    settlement = decide(kind, claims[0], Dead("no way"), 0)
+    await database.unit(lambda tx: ledger.settle(tx, kind, [settlement]))
+    assert (await rows(database, EVENT, id=event_id))[0][1:3] == (10, 1)
+    for account, moved in (("other", 0), ("default", 1), ("default", 0)):
+        found = await database.unit(lambda tx, a=account: DEAD_FANOUTS.drop(tx, a, [event_id]))  # type: ignore[misc]
+        assert found == moved
+    assert (await rows(database, EVENT, id=event_id))[0][1:3] == (10, 0)
+    assert len(await rows(database, DELIVERIES, id=event_id)) == 10
+    assert await work(database, kind, "fanout:default") == 0
 
 
 async def test_a_fanout_to_endpoints_that_were_all_deleted_ends(database: Database) -> None:

@@ -14,7 +14,7 @@ from penstock.api import keys
 from penstock.api.app import create_app
 from penstock.api.auth import Authenticator
 from penstock.clock import SECOND, ManualClock
-from penstock.events import dead, service
+from penstock.events import accept, dead, service
 from penstock.events.figures import id_at
 from penstock.jobs import store
 from penstock.jobs.dead import DEAD_JOBS
@@ -128,7 +128,14 @@ async def house(database: Database, clock: ManualClock) -> AsyncIterator[House]:
     made = [
         Service(
             kinds=(*events.kinds, *tracking.kinds, jobs.job_kind(runner)),
-            dead=(dead.dead_deliveries(86_400.0), DEAD_JOBS, tracking_dead.DEAD_CHECKS),
+            dead=(
+                dead.dead_deliveries(86_400.0),
+                dead.DEAD_FANOUTS,
+                dead.DEAD_REPLAYS,
+                DEAD_JOBS,
+                tracking_dead.DEAD_CHECKS,
+                tracking_dead.DEAD_IMPORTS,
+            ),
             lane_notes=lambda tx, ids: {
                 **dead.lane_notes(tx, ids),
                 **tracking_dead.lane_notes(tx, ids),
@@ -172,7 +179,23 @@ async def dead_of_each(house: House, api: Api) -> dict[str, str]:
     await house.work("shipment_check", Dead("the worker died six times"))
     (job,) = await house.dead_jobs(1, "ValueError: 100% wrong")
     delivery = (await api.event(event["event_id"]))["deliveries"][0]["delivery_id"]
-    return {"delivery": delivery, "shipment_check": shipment["shipment_id"], "job": job}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accept, "FANOUT_ABOVE", 0)
+        spread = await api.send("order.spread")
+    replay = await api.ok("POST", "/v1/replays", {"event_types": ["order.spread"]})
+    csv = "carrier,tracking_number\nups,1Z12345E0205271688\n"
+    typed = {"content-type": "text/csv"}
+    sheet = await api.ok("POST", "/v1/shipments/imports", data=csv, headers=typed)
+    for kind in ("fanout", "replay", "shipment_import"):
+        assert await house.work(kind, Dead("no memory")) == 1
+    return {
+        "delivery": delivery,
+        "shipment_check": shipment["shipment_id"],
+        "job": job,
+        "fanout": spread["event_id"],
+        "replay": replay["replay_id"],
+        "shipment_import": sheet["import_id"],
+    }
 
 
 def rows(page: Any) -> list[str]:
@@ -208,7 +231,7 @@ async def test_dead_work_of_all_kinds_is_one_list(house: House, api: Api) -> Non
     page = await api.ok("GET", "/v1/dead")
     assert sorted(rows(page)) == sorted(made.values())
     assert rows(page) == sorted(rows(page), key=lambda id_: id_.partition("_")[2], reverse=True)
-    for limit in (1, 2):
+    for limit in (1, 2, 4):
         items = await whole(api, "/v1/dead", limit)
         assert [item["id"] for item in items] == rows(page)
     by_kind = {item["kind"]: item for item in page["items"]}
@@ -218,6 +241,9 @@ async def test_dead_work_of_all_kinds_is_one_list(house: House, api: Api) -> Non
     assert delivery["about"].startswith("evt_")
     assert (by_kind["job"]["title"], by_kind["job"]["attempts"]) == ("work", 1)
     assert by_kind["shipment_check"]["title"] == "ups 1Z999AA10123456784"
+    assert by_kind["shipment_import"]["title"] == "0 shipments made"
+    assert by_kind["fanout"]["title"] == "order.spread → its endpoints"
+    assert by_kind["replay"]["title"] == "0 events looked at, 0 sent again"
     for kind, item in by_kind.items():
         assert item["died_at"] is not None
         assert item["lane"].startswith({"shipment_check": "trk:"}.get(kind, f"{kind}:"))
@@ -243,7 +269,7 @@ async def test_dead_work_is_found_by_kind_lane_and_reason(house: House, api: Api
         assert [item["kind"] for item in found] == kinds, query
     refused(
         await api.call("GET", "/v1/dead", query={"kind": "nonsense"}),
-        422, "validation_failed", "The kinds are: delivery, job",
+        422, "validation_failed", "The kinds are: delivery, fanout, replay, job",
     )  # fmt: skip
     refused(await api.call("GET", "/v1/dead?cursor=x"), 400, "bad_cursor")
     refused(await api.call("GET", "/v1/dead/job_unknown"), 404, "not_found")
@@ -269,11 +295,9 @@ async def test_dead_work_of_others_is_neither_seen_nor_moved(house: House, api: 
 async def test_a_key_sees_and_moves_what_its_scopes_cover(house: House, api: Api) -> None:
     made = await dead_of_each(house, api)
     reader = await house.api(ME, "events:read", "jobs:read")
-    assert {item["kind"] for item in (await reader.ok("GET", "/v1/dead"))["items"]} == {
-        "delivery",
-        "job",
-    }
-    assert set((await reader.ok("GET", "/v1/dead/counts"))["kinds"]) == {"delivery", "job"}
+    readable = {"delivery", "fanout", "replay", "job"}
+    assert {item["kind"] for item in (await reader.ok("GET", "/v1/dead"))["items"]} == readable
+    assert set((await reader.ok("GET", "/v1/dead/counts"))["kinds"]) == readable
     refused(await reader.call("GET", f"/v1/dead/{made['shipment_check']}"), 404, "not_found")
     refused(
         await reader.call("GET", "/v1/dead?kind=shipment_check"),
@@ -310,6 +334,9 @@ async def test_one_is_redriven_and_works_again(house: House, api: Api) -> None:
     assert event["status"] == "pending"
     assert (await api.ok("GET", f"/v1/jobs/{made['job']}"))["attempts"] == 0
     assert (await api.ok("GET", f"/v1/shipments/{made['shipment_check']}"))["state"] == "active"
+    assert (await api.ok("GET", f"/v1/replays/{made['replay']}"))["status"] == "pending"
+    sheet = await api.ok("GET", f"/v1/shipments/imports/{made['shipment_import']}")
+    assert (sheet["status"], sheet["ended_at"]) == ("pending", None)
     house.clock.advance(60)  # the carrier's budget
     for kind in made:
         claims = await house.claim(kind)
@@ -360,7 +387,13 @@ async def test_what_is_dropped_is_gone_for_good(house: House, api: Api) -> None:
     assert (await api.ok("GET", f"/v1/jobs/{made['job']}"))["status"] == "cancelled"
     shipment = await api.ok("GET", f"/v1/shipments/{made['shipment_check']}")
     assert shipment["state"] == "stopped"
-    assert await house.claim("delivery") == []
+    assert (await api.ok("GET", f"/v1/replays/{made['replay']}"))["status"] == "cancelled"
+    sheet = await api.ok("GET", f"/v1/shipments/imports/{made['shipment_import']}")
+    assert sheet["status"] == "cancelled"
+    parts = sql("SELECT count(*) FROM shipment_import_parts")
+    assert await house.database.read(lambda tx: tx.rows(parts)) == [(0,)]
+    for kind in made:
+        assert await house.claim(kind) == []
 
 
 async def test_an_event_of_which_the_dead_part_is_dropped_was_delivered(
@@ -408,7 +441,7 @@ async def test_a_bad_request_moves_nothing(house: House, api: Api) -> None:
         ({"kind": "job", "ids": []}, "ids"),
         ({"kind": "job", "ids": ["a"], "all": True}, "ive ids, or all: true"),
         ({"kind": "job", "ids": ["a"], "reason": "x"}, "go with all"),
-        ({"kind": "fanout", "ids": ["a"]}, "The kinds are"),
+        ({"kind": "sweep", "ids": ["a"]}, "The kinds are"),
         ({"kind": "job", "all": True, "reasons": "x"}, "reasons"),
         ({"kind": "job", "ids": ["x"] * 1001}, "1000"),
     ]

@@ -15,6 +15,7 @@ from penstock.storage import Database, Tx, retention, sql
 from penstock.tracking import columns, imports, shipments
 from penstock.tracking.carriers.registry import CARRIERS
 from penstock.tracking.credentials import Credentials
+from penstock.tracking.dead import DEAD_IMPORTS
 from penstock.tracking.imports import PART, ROWS, Import
 from penstock.tracking.sheet import Fault
 from penstock.work import ledger
@@ -214,6 +215,25 @@ async def test_a_step_that_dies_is_done_again_and_nothing_twice(desk: Desk, cloc
     view = await desk.view(id_)
     assert (view["status"], view["created"], view["existing"]) == ("done", count, 0)
     assert await desk.numbers() == [number(n) for n in range(count)]
+
+
+async def test_an_import_that_gave_up_goes_on_when_somebody_says_so(desk: Desk, clock: Any) -> None:
+    id_ = await desk.take(sheet(ROWS + 3))
+    held = await desk.claim()
+    assert held is not None
+    assert await desk.finish(held)
+    for _ in range(ledger.MAX_LAPSES):  # whoever takes it dies
+        assert await desk.claim() is not None
+        clock.advance(61)
+        await desk.database.unit(lambda tx: ledger.sweep(tx, desk.kind))
+    view = await desk.view(id_)
+    assert (view["status"], view["created"]) == ("dead", ROWS)
+    assert view["ended_at"] is not None
+    assert await desk.database.unit(lambda tx: DEAD_IMPORTS.redrive(tx, "acme", [id_])) == 1
+    await desk.work()
+    view = await desk.view(id_)
+    assert (view["status"], view["created"], view["existing"]) == ("done", ROWS + 3, 0)
+    assert await desk.database.unit(lambda tx: DEAD_IMPORTS.drop(tx, "acme", [id_])) == 0
 
 
 async def test_a_cancelled_import_makes_no_more_shipments(desk: Desk) -> None:

@@ -91,3 +91,9 @@ def test_plots_of_nothing_are_empty() -> None:
     figures = {"span": 60.0, "spans": [_span(), _span()]}
     for plot in (plots.throughput(figures), plots.depth(figures), plots.latency(figures)):
         assert all(bar.height == 0 for bar in plot.bars)
+
+
+def test_dead_work_leads_to_what_it_belongs_to_if_that_has_a_page() -> None:
+    row = {"kind": "fanout", "about": "evt_1", "title": "a<b → its endpoints"}
+    assert shown.about(row) == '<a href="/events/evt_1">a&lt;b → its endpoints</a>'
+    assert shown.about(row | {"kind": "replay"}) == "a&lt;b → its endpoints"

@@ -66,8 +66,10 @@ _LOCAL: Final = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(
 # Of what is dead, by kind of work: the page of what it belongs to.
 _PAGES: Final = {
     "delivery": "/events",
+    "fanout": "/events",
     "job": "/jobs",
     "shipment_check": "/shipments",
+    "shipment_import": "/imports",
     "prediction": "/predictions",
     "model_training": "/models",
 }
@@ -114,9 +116,12 @@ def beside(message: str, status: str) -> str:
     return rest
 
 
-def about(row: Mapping[str, Any]) -> str:
-    """The page of what a dead row belongs to."""
-    return f"{_PAGES[row['kind']]}/{row['about']}"
+def about(row: Mapping[str, Any]) -> Markup:
+    """What a dead row is, with a link to the page of what it belongs to if there is one."""
+    if row["kind"] not in _PAGES:
+        return escape(row["title"])
+    page = f"{_PAGES[row['kind']]}/{row['about']}"
+    return Markup('<a href="{}">{}</a>').format(page, row["title"])
 
 
 def relative(difference: int) -> str:

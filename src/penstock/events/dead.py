@@ -1,4 +1,7 @@
-"""Deliveries that gave up: sending them again, or putting them away for good."""
+"""What gave up of events: deliveries, their making for many endpoints, and replays.
+
+Each is done again from where it stands, or put away for good.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from typing import Final
 
 from penstock.clock import SECOND
 from penstock.events import ordering, replay
-from penstock.events.accept import DELIVERY
+from penstock.events.accept import DELIVERY, FANOUT
+from penstock.events.replays import REPLAY
 from penstock.storage import Tx, sql
+from penstock.work import lanes
 from penstock.work.care import DeadWork, LaneNote
 
 _EVENTS = sql("""
@@ -35,6 +40,31 @@ UPDATE events SET dead_deliveries = dead_deliveries - :n,
       (SELECT 1 FROM deliveries d WHERE d.event_id = events.id AND d.status = 'delivered')
     THEN CASE WHEN replays > 0 THEN 'replayed' ELSE 'delivered' END ELSE status END
 WHERE id = :id
+""")
+_SPREAD = sql("""
+UPDATE fanouts SET status = 'pending', due_at = {now}, attempts = 0, lapses = 0, ended_at = NULL
+WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
+RETURNING id, lane
+""")
+# A spreading counts as one delivery of its event for as long as it lasts.
+_SPREADING = sql("""
+UPDATE events SET open_deliveries = open_deliveries + 1, dead_deliveries = dead_deliveries - 1,
+  status = 'pending'
+WHERE id {in:ids}
+""")
+_DROP_SPREADING = sql("""
+UPDATE fanouts SET status = 'cancelled', due_at = NULL, ended_at = {now}
+WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
+RETURNING id
+""")
+_REPLAY = sql("""
+UPDATE replays SET status = 'pending', due_at = {now}, attempts = 0, lapses = 0, finished_at = NULL
+WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
+RETURNING lane
+""")
+_DROP_REPLAY = sql("""
+UPDATE replays SET status = 'cancelled', due_at = NULL, finished_at = {now}
+WHERE id {in:ids} AND account = :account AND status = 'dead'
 """)
 _LANES = sql("""
 SELECT lane, id, target, description, enabled, disabled_reason FROM endpoints WHERE lane {in:ids}
@@ -79,6 +109,60 @@ def dead_deliveries(expiry: float) -> DeadWork:
         " LEFT JOIN endpoints p ON p.id = w.endpoint_id",
     )
 
+
+def _spread(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    found = tx.rows(_SPREAD, ids=sorted(ids), account=account)
+    event_ids = sorted(id_ for id_, _ in found)
+    tx.rows(_LOCK_EVENTS, ids=event_ids)
+    tx.run(_SPREADING, ids=event_ids)
+    for lane in sorted({lane for _, lane in found}):
+        lanes.wake(tx, FANOUT, lane)
+    return len(found)
+
+
+def _drop_spreading(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    event_ids = sorted(id_ for (id_,) in tx.rows(_DROP_SPREADING, ids=sorted(ids), account=account))
+    tx.rows(_LOCK_EVENTS, ids=event_ids)
+    for id_ in event_ids:
+        tx.run(_DROPPED, id=id_, n=1)
+    return len(event_ids)
+
+
+def _replay(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    woken = [lane for (lane,) in tx.rows(_REPLAY, ids=sorted(ids), account=account)]
+    for lane in sorted(set(woken)):
+        lanes.wake(tx, REPLAY, lane)
+    return len(woken)
+
+
+def _drop_replay(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    return tx.run(_DROP_REPLAY, ids=sorted(ids), account=account)
+
+
+DEAD_FANOUTS: Final = DeadWork(
+    kind=FANOUT,
+    area="events",
+    table="fanouts",
+    prefix="evt",
+    title="coalesce(e.event_type, '') || ' → its endpoints'",
+    about="w.id",
+    ended="ended_at",
+    redrive=_spread,
+    drop=_drop_spreading,
+    join="LEFT JOIN events e ON e.id = w.id",
+    created="e.created_at",
+)
+DEAD_REPLAYS: Final = DeadWork(
+    kind=REPLAY,
+    area="events",
+    table="replays",
+    prefix="rpl",
+    title="w.looked_at || ' events looked at, ' || w.replayed || ' sent again'",
+    about="w.id",
+    ended="finished_at",
+    redrive=_replay,
+    drop=_drop_replay,
+)
 
 MANUAL: Final = "manual"
 

@@ -141,6 +141,7 @@ def fanout_kind(expiry: float, *, lease: float = 60.0) -> Kind[Chunk]:
         load=_load,
         handle=handle,
         terminal=frozenset({"done", "dead", "cancelled"}),
+        ended="ended_at",
         lease=lease,
         slots=4,
         on_end=fanout_ended,

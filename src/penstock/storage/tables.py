@@ -65,6 +65,12 @@ def work_indexes(table: str) -> list[Index]:
     ]
 
 
+def dead_index(table: str) -> Index:
+    """What looking after dead work takes (work/care.py)."""
+    dead = text("status = 'dead'")
+    return Index(f"{table}_dead", "account", "id", postgresql_where=dead, sqlite_where=dead)
+
+
 def sms_target_checks() -> list[CheckConstraint]:
     """A telephone number is E.164, whoever writes it: a check for each database."""
     postgres = r"kind <> 'sms' OR target ~ '^\+[1-9][0-9]{6,14}$'"
@@ -203,13 +209,7 @@ jobs = Table(
     ),
     Index("jobs_account", "account", "id"),
     Index("jobs_finished", "finished_at"),
-    Index(
-        "jobs_dead",
-        "account",
-        "id",
-        postgresql_where=text("status = 'dead'"),
-        sqlite_where=text("status = 'dead'"),
-    ),
+    dead_index("jobs"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -293,6 +293,8 @@ fanouts = Table(
     Column("cursor", Text, nullable=False, server_default=text("''")),
     *work_columns(),
     *work_indexes("fanouts"),
+    Column("ended_at", BigInteger),
+    dead_index("fanouts"),
 )
 
 deliveries = Table(
@@ -333,13 +335,7 @@ deliveries = Table(
         sqlite_where=text("replay_id IS NOT NULL"),
     ),
     Index("deliveries_endpoint", "endpoint_id", "event_id"),
-    Index(
-        "deliveries_dead",
-        "account",
-        "id",
-        postgresql_where=text("status = 'dead'"),
-        sqlite_where=text("status = 'dead'"),
-    ),
+    dead_index("deliveries"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -376,6 +372,7 @@ replays = Table(
     *work_columns(),
     *work_indexes("replays"),
     Index("replays_account", "account", "id"),
+    dead_index("replays"),
 )
 
 attempts = Table(
@@ -510,13 +507,7 @@ shipments = Table(
         sqlite_where=text("reference IS NOT NULL"),
     ),
     Index("shipments_ended", "ended_at"),
-    Index(
-        "shipments_dead",
-        "account",
-        "id",
-        postgresql_where=text("status = 'dead'"),
-        sqlite_where=text("status = 'dead'"),
-    ),
+    dead_index("shipments"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -568,6 +559,7 @@ shipment_imports = Table(
     *work_indexes("shipment_imports"),
     Index("shipment_imports_account", "account", "id"),
     Index("shipment_imports_created", "created_at"),
+    dead_index("shipment_imports"),
 )
 
 # The CSV itself, until it is worked off: all parts but the last are of one size.

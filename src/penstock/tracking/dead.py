@@ -1,4 +1,4 @@
-"""Shipments whose check gave up: following them again, or no more."""
+"""Checks of shipments, and imports of them, that gave up: going on, or no more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from penstock.storage import Tx, sql
 from penstock.tracking.carriers.registry import CARRIERS
 from penstock.tracking.credentials import CHECK
+from penstock.tracking.imports import IMPORT
 from penstock.work import lanes
 from penstock.work.care import DeadWork, LaneNote
 
@@ -25,6 +26,19 @@ UPDATE shipments SET status = 'cancelled', due_at = NULL, ended_at = {now}, upda
 WHERE id {in:ids} AND account = :account AND status = 'dead'
 """)
 
+_IMPORT = sql("""
+UPDATE shipment_imports SET status = 'pending', due_at = {now}, attempts = 0, lapses = 0,
+  ended_at = NULL
+WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
+RETURNING lane
+""")
+_DROP_IMPORT = sql("""
+UPDATE shipment_imports SET status = 'cancelled', due_at = NULL, ended_at = {now}
+WHERE id {in:ids} AND account = :account AND status = 'dead'
+RETURNING id
+""")
+_FORGET = sql("DELETE FROM shipment_import_parts WHERE import_id {in:ids}")
+
 
 def _redrive(tx: Tx, account: str, ids: Sequence[str]) -> int:
     woken = []
@@ -41,6 +55,19 @@ def _drop(tx: Tx, account: str, ids: Sequence[str]) -> int:
     return tx.run(_DROP, ids=sorted(ids), account=account)
 
 
+def _import(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    woken = [lane for (lane,) in tx.rows(_IMPORT, ids=sorted(ids), account=account)]
+    for lane in sorted(set(woken)):
+        lanes.wake(tx, IMPORT, lane)
+    return len(woken)
+
+
+def _drop_import(tx: Tx, account: str, ids: Sequence[str]) -> int:
+    gone = [id_ for (id_,) in tx.rows(_DROP_IMPORT, ids=sorted(ids), account=account)]
+    tx.run(_FORGET, ids=gone)
+    return len(gone)
+
+
 DEAD_CHECKS: Final = DeadWork(
     kind=CHECK,
     area="shipments",
@@ -51,6 +78,18 @@ DEAD_CHECKS: Final = DeadWork(
     ended="ended_at",
     redrive=_redrive,
     drop=_drop,
+)
+
+DEAD_IMPORTS: Final = DeadWork(
+    kind=IMPORT,
+    area="shipments",
+    table="shipment_imports",
+    prefix="imp",
+    title="w.created || ' shipments made'",
+    about="w.id",
+    ended="ended_at",
+    redrive=_import,
+    drop=_drop_import,
 )
 
 

@@ -50,7 +50,8 @@ class DeadWork:
     ended: str  # the column that says when it died
     redrive: Callable[[Tx, str, Sequence[str]], int]
     drop: Callable[[Tx, str, Sequence[str]], int]
-    join: str = ""  # SQL, for the two above
+    join: str = ""  # SQL, for the two above and the next
+    created: str = "w.created_at"  # SQL: when it was accepted
     dead: str = "status = 'dead'"  # SQL: whether a row is
 
 
@@ -82,7 +83,8 @@ _FITS = """
 @cache
 def _page(work: DeadWork) -> Statement:
     return sql(f"""
-SELECT w.id, w.lane, w.attempts, w.last_error, w.created_at, w.{work.ended} AS died_at,
+SELECT w.id, w.lane, w.attempts, w.last_error,
+  {work.created} AS created_at, w.{work.ended} AS died_at,
   {work.title} AS title, {work.about} AS about
 FROM (SELECT w.id FROM (SELECT id, lane, last_error FROM {work.table}
         WHERE account = :account AND {work.dead} AND id < :before ORDER BY id DESC LIMIT :scan) w
@@ -167,7 +169,8 @@ def chunk(
 @cache
 def _one(work: DeadWork) -> Statement:
     return sql(f"""
-SELECT w.id, w.lane, w.attempts, w.last_error, w.created_at, w.{work.ended} AS died_at,
+SELECT w.id, w.lane, w.attempts, w.last_error,
+  {work.created} AS created_at, w.{work.ended} AS died_at,
   {work.title} AS title, {work.about} AS about
 FROM (SELECT * FROM {work.table} WHERE id = :id AND account = :account AND {work.dead}) w
 {work.join}
