@@ -56,6 +56,8 @@ _IMPORTED = (
     "penstock.api.app",
     "penstock.work.wakeups.postgres",
     "pydantic.v1",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite",
     "uvicorn",
     "uvicorn.lifespan.on",
     "uvloop",
