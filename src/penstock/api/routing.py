@@ -54,9 +54,13 @@ class Route(APIRoute):
         options = self.__dict__.get("_options")
         if options is None:
             raise AttributeError(name)
-        self._options = None
+        self._options = None  # what FastAPI looks for meanwhile is missing indeed
         guarded = self.app
-        super().__init__(self.path, self.endpoint, **options)
+        try:
+            super().__init__(self.path, self.endpoint, **options)
+        except BaseException:
+            self._options = options  # the same error each time
+            raise
         self.handled, self.app = self.app, guarded
         return getattr(self, name)
 
