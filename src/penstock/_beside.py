@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sqlalchemy import Executable
-
 from penstock.clock import Clock
 from penstock.errors import DataDirInUse, SettingsError, StorageError
 from penstock.jobs.foreign import notify_in
@@ -18,6 +16,8 @@ from penstock.storage import Database, Statement, Tx, sql
 from penstock.work.wakeups import Wake
 
 if TYPE_CHECKING:
+    from sqlalchemy import Executable
+
     from penstock._beside_sqs import SqsBeside
     from penstock.settings import Settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 import sqlite3
 import stat
 import tarfile
@@ -31,8 +32,9 @@ async def test_what_was_accepted_before_the_backup_is_delivered_by_the_restored_
     accepted: list[str] = []
     before: set[str] = set()
     async with Api(server.url, server.token) as api:
-        # Nobody takes it yet: everything is still owed when the backup is made.
-        receiver.script("/taken", [503])
+        # Nobody takes it yet: everything is still owed when the backup is made. It is told to come
+        # later, which opens no circuit that the restored copy would have to wait for.
+        receiver.script("/taken", [429])
         made = await api.endpoint(receiver.url("/taken"), "order.*", schedule=[1.0] * 50)
         template = (await api.call("GET", "/v1/templates/churn.csv")).body
         upload = await api.call(
@@ -81,19 +83,26 @@ def _taken(receiver: Receiver, secret: str) -> set[str]:
     return {each.id for each in receiver.at("/taken") if each.verifies(secret)}
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """A backup of a folder that has a key and no work."""
-    data = tmp_path / "first"
+@pytest.fixture(scope="module")
+def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that has a key and no work, and beside it its backup."""
+    place = tmp_path_factory.mktemp("backed-up")
+    data = place / "first"
     assert cli("keys", "create", "--name", "first", data=data).code == 0
     (data / "secret.key").write_text("s" * 43 + "\n")
     (data / "objects" / "accounts").mkdir(parents=True)
     (data / "objects" / "accounts" / "one").write_bytes(b"1")
     (data / "objects" / "accounts" / "~part-2").write_bytes(b"half")
-    path = tmp_path / "backup.tar"
-    ran = cli("backup", str(path), data=data)
+    ran = cli("backup", str(place / "backup.tar"), data=data)
     assert (ran.code, ran.stderr) == (0, ""), ran
-    return path
+    return place
+
+
+@pytest.fixture
+def archive(backed_up: Path, tmp_path: Path) -> Path:
+    """A backup of the folder `first` beside it, which has a key and no work."""
+    shutil.copytree(backed_up, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "backup.tar"
 
 
 def test_what_is_in_a_folder_is_only_put_aside_when_told(archive: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ async def _count(api: Api) -> int:
 async def _acknowledged(api: Api, count: int) -> None:
     async with asyncio.timeout(240):
         while await _count(api) < count:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 def _check(logs: list[Path], sent: list[str]) -> None:

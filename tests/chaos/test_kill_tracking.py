@@ -18,7 +18,16 @@ from support.receiver import Receiver
 
 pytestmark = pytest.mark.anyio
 
-PARCELS = 8
+
+def _numbers() -> list[str]:
+    """Parcels of which some have just been labelled and some are about to arrive.
+
+    So every part of their way is under way while processes are killed, and the last one arrives
+    not long after that.
+    """
+    now = time.time() + 1
+    young = [begun("FASTDELIVERED", now - n, n) for n in range(4)]
+    return young + [begun("FASTTOUR", now - 8 - 2 * n, n) for n in range(4)]
 
 
 async def _followed(api: Api, number: str) -> str:
@@ -70,9 +79,7 @@ async def test_the_server_is_killed_while_parcels_move(
         # The token of run.json is good for one run; a key outlives the server.
         api.token = (await api.ok("POST", "/v1/keys", {"name": "chaos"}))["key"]
         await api.endpoint(receiver.url("/s"), "shipment.*")
-        begin = time.time() + 1
-        numbers = [begun("FASTTOUR", begin + 2 * n, n) for n in range(PARCELS)]
-        making = asyncio.gather(*(_followed(api, number) for number in numbers))
+        making = asyncio.gather(*(_followed(api, number) for number in _numbers()))
 
         for _ in range(5):
             await asyncio.sleep(chance.uniform(0.1, 3.0))
@@ -111,9 +118,7 @@ async def test_one_of_two_workers_is_killed_while_parcels_move(
     async with Api(server.url, server.token) as api:
         await api.endpoint(receiver.url("/s"), "shipment.*")
         workers = [await asyncio.to_thread(worker, 0)]
-        begin = time.time() + 1
-        numbers = [begun("FASTTOUR", begin + 2 * n, n) for n in range(PARCELS)]
-        ids = [await _followed(api, number) for number in numbers]
+        ids = [await _followed(api, number) for number in _numbers()]
         for n in range(1, 4):
             await asyncio.sleep(chance.uniform(0.5, 3.0))
             workers[-1].kill()

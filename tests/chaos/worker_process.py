@@ -1,5 +1,7 @@
 """A worker as a process of its own, to be killed: it inserts a line for each handled row.
 
+It says "ready" once it works, and from then on ends in order on SIGTERM.
+
 Arguments: a database (path or URL), and how long a handler takes at most, in seconds.
 """
 
@@ -70,6 +72,7 @@ async def main(where: str, longest: float) -> None:
         database, clock, [sweeper(database, waker, [kind], every=0.2, held=worker.held)]
     )
     sweeping = asyncio.create_task(scheduler.run())
+    print("ready", flush=True)
     await worker.run()
     sweeping.cancel()
     with contextlib.suppress(asyncio.CancelledError):

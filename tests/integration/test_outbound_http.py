@@ -274,7 +274,7 @@ async def test_a_broken_body_does_not_undo_the_status(answer: bytes) -> None:
         writer.close()
 
     async with receiver(cut) as one:
-        assert response(await push(one.url(), total_timeout=3)).status == 201
+        assert response(await push(one.url(), total_timeout=1.5)).status == 201
 
 
 async def test_a_cancelled_push_closes_its_connection() -> None:

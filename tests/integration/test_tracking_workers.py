@@ -41,7 +41,7 @@ ATTEMPTS = sql("SELECT coalesce(sum(attempts), 0) FROM shipments WHERE carrier =
 async def world(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
-    monkeypatch.setattr(circuit, "FIRST_OPEN", 1.5)
+    monkeypatch.setattr(circuit, "FIRST_OPEN", 0.5)
     clock = SystemClock()
     if request.param == "sqlite":
         where: Path | str = request.getfixturevalue("sqlite_path")

@@ -1,10 +1,11 @@
 """Processes of Penstock that start in milliseconds: forked from one that has imported it already.
 
 Starting Python and importing a server takes a second of CPU, several hundred times in a test run.
-The nursery is a process that has imported all of it and done nothing else. Asked for a command, it
-forks, and the child becomes that command: its arguments, environment, folder, standard streams and
-exit are those of a process of its own, and so are its memory and its death. `Forked` is what
-`subprocess.Popen` is to a process that was started the long way.
+The nursery is a process that has imported all of it and done nothing else. Asked for a command, or
+for a script that imports Penstock, it forks, and the child becomes that: its arguments,
+environment, folder, standard streams and exit are those of a process of its own, and so are its
+memory and its death. `Forked` is what `subprocess.Popen` is to a process that was started the long
+way.
 
 Run as a script this is the nursery itself, with the numbers of its socket and of a pipe that ends
 with who started it.
@@ -37,12 +38,28 @@ _IMPORTED = (
     "penstock.storage.postgres",
     "penstock.events.service",
     "penstock.events.retention",
+    "penstock.events.dead",
     "penstock.events.destinations.registry",
     "penstock.jobs",
+    "penstock.jobs.dead",
+    "penstock.jobs.routes",
     "penstock.tracking.service",
+    "penstock.tracking.dead",
+    "penstock.predictions.service",
+    "penstock.predictions.dead",
+    "penstock.operations.routes_dead",
+    "penstock.operations.routes_figures",
+    "penstock.operations.routes_lanes",
+    "penstock.console.desk",
+    "penstock.console.pages_sign_in",
+    "penstock.app",
     "penstock.api.app",
     "penstock.work.wakeups.postgres",
+    "pydantic.v1",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite",
     "uvicorn",
+    "uvicorn.lifespan.on",
     "uvloop",
     "httptools",
 )
@@ -103,23 +120,25 @@ class Nursery:
         cwd: Path,
         stdout: IO[Any],
         stderr: IO[Any],
+        script: Path | None = None,
     ) -> Forked:
-        """`penstock` with these arguments; nothing is on its standard input."""
+        """`penstock` or a script with these arguments; nothing is on its standard input."""
+        argv = ["penstock" if script is None else str(script), *arguments]
         with Path(os.devnull).open("rb") as nothing:
             streams = (nothing.fileno(), stdout.fileno(), stderr.fileno())
-            return Forked(arguments, _ask(self.path, arguments, env, cwd, streams))
+            return Forked(argv, _ask(self.path, argv, env, cwd, streams))
 
 
 NURSERY = Nursery()
 
 
 def _ask(
-    path: Path, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, streams: Sequence[int]
+    path: Path, argv: Sequence[str], env: Mapping[str, str], cwd: Path, streams: Sequence[int]
 ) -> socket.socket:
     """A connection over which the process id comes, and at the end the exit code."""
     asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     asked.connect(str(path))
-    request = json.dumps([list(arguments), dict(env), str(cwd)]).encode()
+    request = json.dumps([list(argv), dict(env), str(cwd)]).encode()
     socket.send_fds(asked, [request], list(streams))
     return asked
 
@@ -127,8 +146,8 @@ def _ask(
 class Forked:
     """A process of the nursery's; as much of `subprocess.Popen` as tests use."""
 
-    def __init__(self, arguments: Sequence[str], report: socket.socket) -> None:
-        self.args = ["penstock", *arguments]
+    def __init__(self, argv: Sequence[str], report: socket.socket) -> None:
+        self.args = list(argv)
         self.returncode: int | None = None
         self._report = report
         self._lock = threading.Lock()
@@ -175,7 +194,7 @@ SHIM = """#!{python} -IS
 import array, json, os, signal, socket, sys
 asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 asked.connect({path!r})
-request = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
+request = json.dumps([["penstock", *sys.argv[1:]], dict(os.environ), os.getcwd()]).encode()
 streams = array.array("i", [0, 1, 2])
 asked.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
 pid = int(asked.recv(64))
@@ -251,7 +270,7 @@ def _bury(reports: dict[int, socket.socket]) -> None:
 
 
 def _become(request: bytes, streams: Sequence[int]) -> None:
-    arguments, env, cwd = json.loads(request)
+    argv, env, cwd = json.loads(request)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -259,17 +278,21 @@ def _become(request: bytes, streams: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.path[0] = cwd  # as `python -m` has it
-    sys.argv = ["penstock", *arguments]
+    sys.argv = argv
 
 
 def _main() -> None:
     import gc
     import importlib
+    import runpy
 
     for name in _IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # what all share is not looked through, and so not copied, in each child
     _nurse(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    if sys.argv[0] != "penstock":
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        return
     from penstock.cli import main
 
     main()

@@ -52,6 +52,27 @@ def _start(
     )
 
 
+def start_script(script: Path, *arguments: str, out: Path) -> Forked | subprocess.Popen[bytes]:
+    """A script that imports Penstock, its standard output in `out`."""
+    with out.open("wb") as stdout, Path(os.devnull).open("wb") as stderr:
+        if possible(os.environ):
+            return NURSERY.start(
+                arguments,
+                env=os.environ,
+                cwd=out.parent,
+                stdout=stdout,
+                stderr=stderr,
+                script=script,
+            )
+        return subprocess.Popen(
+            [sys.executable, script, *arguments],
+            cwd=out.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+
 class Process:
     """One `penstock …` that stays up; stdout and stderr go to files beside its data.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter
+from fastapi.exceptions import FastAPIError
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -21,7 +22,7 @@ from penstock.api.auth import Authenticator
 from penstock.api.context import Caller, public, requires
 from penstock.api.limits import RateLimiter
 from penstock.api.paging import Paged
-from penstock.api.routing import router
+from penstock.api.routing import Route, router
 from penstock.clock import ManualClock
 from penstock.storage import Database
 from penstock.storage.sqlite import SqliteDatabase
@@ -610,3 +611,34 @@ async def test_a_router_of_another_make_is_refused(make: Callable[..., Client]) 
 
     with pytest.raises(TypeError, match="router made by"):
         make(routers=[stranger])
+
+
+def test_a_routes_function_is_looked_at_when_somebody_asks() -> None:
+    """That takes most of a server's start, and most processes serve few of its routes."""
+    _, typed, get_thing, _ = routes().routes
+    assert isinstance(typed, Route)
+    assert isinstance(get_thing, Route)
+    guarded = typed.app
+
+    assert (typed.path, typed.methods, typed.name) == ("/v1/typed", {"POST"}, "typed")
+    assert "dependant" not in vars(typed)
+    assert [each.name for each in typed.dependant.body_params] == ["thing"]
+    assert typed.status_code == 202
+    assert typed.app is guarded  # who may call is still asked
+    assert "dependant" not in vars(get_thing)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = typed.nothing
+
+
+def test_a_function_that_cannot_be_a_route_is_told_of_each_time() -> None:
+    api = router()
+
+    @api.get("/v1/odd")
+    @public
+    async def odd(what: APIRouter) -> None: ...
+
+    (route,) = api.routes
+    assert isinstance(route, Route)
+    for _ in range(2):
+        with pytest.raises(FastAPIError, match="Invalid args"):
+            _ = route.dependant

@@ -18,6 +18,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from penstock.api import bodies
@@ -27,7 +28,12 @@ from penstock.api.problems import Problem
 
 
 class Route(APIRoute):
-    """A route that admits callers by what its function needs."""
+    """A route that admits callers by what its function needs.
+
+    FastAPI looks at the function's parameters once somebody asks for the route or for its
+    description: at start that would be half of what a server computes, and most of a cold start
+    is for one route.
+    """
 
     needs: Needs
 
@@ -36,8 +42,30 @@ class Route(APIRoute):
         if needs is None:
             raise TypeError(f"{path}: {endpoint!r} says neither @requires nor @public")
         self.needs = needs
-        super().__init__(path, endpoint, **options)
-        self.app = _guard(_direct(endpoint) if needs.direct else self.app, needs)
+        names = ("methods", "name", "include_in_schema")
+        known = {name: options[name] for name in names if name in options}
+        StarletteRoute.__init__(self, path, endpoint, **known)
+        self.methods = {method.upper() for method in options.get("methods") or ["GET"]}
+        self.app = _guard(_direct(endpoint) if needs.direct else self._looked_at, needs)
+        self._options: dict[str, Any] | None = options
+
+    def __getattr__(self, name: str) -> Any:
+        """What is missing is FastAPI's."""
+        options = self.__dict__.get("_options")
+        if options is None:
+            raise AttributeError(name)
+        self._options = None  # what FastAPI looks for meanwhile is missing indeed
+        guarded = self.app
+        try:
+            super().__init__(self.path, self.endpoint, **options)
+        except BaseException:
+            self._options = options  # the same error each time
+            raise
+        self.handled, self.app = self.app, guarded
+        return getattr(self, name)
+
+    async def _looked_at(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.handled(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, reading JSON by our rules."""

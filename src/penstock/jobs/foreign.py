@@ -14,10 +14,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
-
-from sqlalchemy import Connection as CoreConnection
-from sqlalchemy import Executable, TextClause, text
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 from penstock.clock import Clock
 from penstock.errors import JobError
@@ -25,6 +22,10 @@ from penstock.storage import Statement, Tx, sql
 from penstock.storage.sql import POSTGRES_NOW
 from penstock.work.wakeups import Wake
 from penstock.work.wakeups.postgres import encode
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection as CoreConnection
+    from sqlalchemy import Executable, TextClause
 
 T = TypeVar("T")
 Dialect = Literal["sqlite", "postgres"]
@@ -124,7 +125,7 @@ def notify_in(tx: Tx, wakes: Sequence[Wake]) -> None:
 def _open(connection: Any, clock: Clock) -> ForeignTx:
     if isinstance(connection, sqlite3.Connection):
         return ForeignTx("sqlite", _sqlite3(connection), clock)
-    if isinstance(connection, CoreConnection):
+    if _is_core(connection):
         return _core(connection, clock)
     psycopg = sys.modules.get("psycopg")
     if psycopg is not None and isinstance(connection, psycopg.Connection):
@@ -134,7 +135,7 @@ def _open(connection: Any, clock: Clock) -> ForeignTx:
     method = getattr(connection, "connection", None)
     if callable(method) and not inspect.iscoroutinefunction(method):
         own = method()
-        if isinstance(own, CoreConnection):
+        if _is_core(own):
             return _core(own, clock)
     name = f"{type(connection).__module__}.{type(connection).__qualname__}"
     hint = (
@@ -146,6 +147,12 @@ def _open(connection: Any, clock: Clock) -> ForeignTx:
         f"enqueue_in takes a SQLAlchemy Connection or Session, or a psycopg or sqlite3"
         f" connection, not {name}{hint}"
     )
+
+
+def _is_core(connection: Any) -> TypeGuard[CoreConnection]:
+    # Whoever has one of SQLAlchemy's has imported it.
+    sqlalchemy = sys.modules.get("sqlalchemy")
+    return sqlalchemy is not None and isinstance(connection, sqlalchemy.Connection)
 
 
 def _sqlite3(connection: sqlite3.Connection) -> Execute:
@@ -194,6 +201,8 @@ _texts: dict[tuple[Statement, Dialect], TextClause] = {}
 
 def _text(statement: Statement, dialect: Dialect) -> TextClause:
     """The statement for any driver of SQLAlchemy's. Statements live as long as the process."""
+    from sqlalchemy import text
+
     key = (statement, dialect)
     if key not in _texts:
         written = statement.sqlite

@@ -14,7 +14,7 @@ import random
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import psycopg
 from psycopg import Connection, IsolationLevel
@@ -24,12 +24,14 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import ConnectionPool
-from sqlalchemy import Executable
 
 from penstock import errors
 from penstock.clock import Clock
 from penstock.storage.database import Notes, Outbox, Subscriber, Tx, Unit
 from penstock.storage.sql import POSTGRES_NOW, Statement, compile_core, sql
+
+if TYPE_CHECKING:
+    from sqlalchemy import Executable
 
 T = TypeVar("T")
 

@@ -6,14 +6,15 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from sqlalchemy import Executable
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from penstock import errors
 from penstock.clock import Clock
 from penstock.storage.database import Notes
 from penstock.storage.sql import Statement, compile_core
+
+if TYPE_CHECKING:
+    from sqlalchemy import Executable
 
 _REFUSED = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
