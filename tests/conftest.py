@@ -40,6 +40,45 @@ POSTGRES_NOW = "penstock_test.now()"
 TABLES = [table.name for table in metadata.sorted_tables]
 
 
+# Seconds that a test of these folders takes, about.
+COST = {"chaos": 15, "browser": 5, "acceptance": 1.5, "integration": 0.4, "contract": 0.2}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the slow tests first in the share of each process.
+
+    pytest-xdist gives each process as many tests, in their order, and those that are done early
+    take over from the end of the others' shares: what comes last there should be quick. Files stay
+    together, because their tests share servers.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def seconds(path: Path) -> float:
+        return len(files[path]) * COST.get(path.parent.name, 0.05)
+
+    shares: list[list[Path]] = [[] for _ in range(workers)]
+    size, load = [0] * workers, [0.0] * workers
+    for path in sorted(files, key=lambda path: (-seconds(path), path)):
+        # The quick ones make the shares equally long, as they are going to be cut.
+        by = load if seconds(path) >= 10 else size
+        least = min(range(workers), key=lambda share: (by[share], share))
+        shares[least].append(path)
+        size[least] += len(files[path])
+        load[least] += seconds(path)
+
+    def cost(path: Path) -> tuple[float, Path]:
+        return -COST.get(path.parent.name, 0.05), path
+
+    items[:] = [
+        item for share in shares for path in sorted(share, key=cost) for item in files[path]
+    ]
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
