@@ -22,6 +22,7 @@ from typing import Any, Final, Self, TypeVar
 
 from aiohttp import web
 
+from support.accepting import stop_accepting
 from support.sqs_queue import ACCOUNT, Queue, SqsError, Stored, Time, view
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class SqsServer:
     async def shut(self) -> None:
         """Refuse connections, and cut those that are open."""
         if self._site is not None:
+            await stop_accepting(self._runner)
             await self._site.stop()
             self._site = None
         for transport in list(self._open):
@@ -119,6 +121,7 @@ class SqsServer:
                 move.running.cancel()
         self.faults = Faults(unreachable=True)
         self._changed.set()
+        await stop_accepting(self._runner)
         await self._runner.cleanup()
 
     def sync(self, call: Callable[[], T]) -> T:
