@@ -4,7 +4,8 @@ Starting Python and importing a server takes a second of CPU, several hundred ti
 The nursery is a process that has imported all of it and done nothing else. Asked for a command, it
 forks, and the child becomes that command: its arguments, environment, folder, standard streams and
 exit are those of a process of its own, and so are its memory and its death. `Forked` is what
-`subprocess.Popen` is to a process that was started the long way.
+`subprocess.Popen` is to a process that was started the long way. A command is what comes after
+`python`: a module (`-m`), mostly Penstock, or a program (`-c`).
 
 Run as a script this is the nursery itself, with the numbers of its socket and of a pipe that ends
 with who started it.
@@ -12,9 +13,11 @@ with who started it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -23,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -42,6 +46,10 @@ _IMPORTED = (
     "penstock.tracking.service",
     "penstock.api.app",
     "penstock.work.wakeups.postgres",
+    "penstock.work.wakeups.sqs",
+    "penstock.aws.lambda_handlers",
+    "aiobotocore.session",
+    "mangum",
     "uvicorn",
     "uvloop",
     "httptools",
@@ -55,10 +63,11 @@ def possible(env: Mapping[str, str]) -> bool:
     """Whether a process with this environment is the same when it is forked."""
     told = {name for name in env if name.startswith(_EARLY)}
     own = {name for name in os.environ if name.startswith(_EARLY)}
+    taken_over = {"PYTHONUNBUFFERED"} | ({"PYTHONPATH"} - own)
     return (
         sys.platform == "linux"
         and "PENSTOCK_TEST_NO_FORK" not in os.environ
-        and all(env[name] == os.environ.get(name) for name in told - {"PYTHONUNBUFFERED"})
+        and all(env[name] == os.environ.get(name) for name in told - taken_over)
         and own - told <= {"PYTHONDONTWRITEBYTECODE"}
     )
 
@@ -104,7 +113,7 @@ class Nursery:
         stdout: IO[Any],
         stderr: IO[Any],
     ) -> Forked:
-        """`penstock` with these arguments; nothing is on its standard input."""
+        """`python` with these arguments; nothing is on its standard input."""
         with Path(os.devnull).open("rb") as nothing:
             streams = (nothing.fileno(), stdout.fileno(), stderr.fileno())
             return Forked(arguments, _ask(self.path, arguments, env, cwd, streams))
@@ -128,7 +137,7 @@ class Forked:
     """A process of the nursery's; as much of `subprocess.Popen` as tests use."""
 
     def __init__(self, arguments: Sequence[str], report: socket.socket) -> None:
-        self.args = ["penstock", *arguments]
+        self.args = ["python", *arguments]
         self.returncode: int | None = None
         self._report = report
         self._lock = threading.Lock()
@@ -162,6 +171,18 @@ class Forked:
         """kill -9."""
         self.send_signal(signal.SIGKILL)
 
+    async def ended(self) -> int:
+        """The exit code; whoever waits for it here must not ask for it elsewhere meanwhile."""
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._report, over.set)
+        try:
+            await over.wait()
+        finally:
+            loop.remove_reader(self._report)
+        code = self.poll()
+        assert code is not None
+        return code
+
     def _told(self, timeout: float) -> int | None:
         if not select.select([self._report], [], [], timeout)[0]:
             return None
@@ -175,7 +196,8 @@ SHIM = """#!{python} -IS
 import array, json, os, signal, socket, sys
 asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 asked.connect({path!r})
-request = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
+request = ["-m", "penstock", *sys.argv[1:]], dict(os.environ), os.getcwd()
+request = json.dumps(request).encode()
 streams = array.array("i", [0, 1, 2])
 asked.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
 pid = int(asked.recv(64))
@@ -199,8 +221,8 @@ def shim(folder: Path) -> None:
 # ---------------------------------------------------------------- in the nursery
 
 
-def _nurse(listener: socket.socket, life: int) -> None:
-    """Fork on request; returns in the children."""
+def _nurse(listener: socket.socket, life: int) -> list[str]:
+    """Fork on request; returns in the children: what to run."""
     reports: dict[int, socket.socket] = {}  # of each child: where to say its exit code
     wake, woken = os.pipe()
     os.set_blocking(wake, False)
@@ -233,8 +255,7 @@ def _nurse(listener: socket.socket, life: int) -> None:
                 shared.close()
             for descriptor in (life, wake, woken):
                 os.close(descriptor)
-            _become(request, streams)
-            return
+            return _become(request, streams)
         reports[pid] = report
         for descriptor in streams:
             os.close(descriptor)
@@ -250,7 +271,7 @@ def _bury(reports: dict[int, socket.socket]) -> None:
                     report.send(b"%d" % os.waitstatus_to_exitcode(status))
 
 
-def _become(request: bytes, streams: Sequence[int]) -> None:
+def _become(request: bytes, streams: Sequence[int]) -> list[str]:
     arguments, env, cwd = json.loads(request)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -259,7 +280,24 @@ def _become(request: bytes, streams: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.path[0] = cwd  # as `python -m` has it
-    sys.argv = ["penstock", *arguments]
+    more = env.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [folder for folder in more if folder and folder not in sys.path]
+    return list(arguments)
+
+
+def _run(option: str, what: str, *arguments: str) -> None:
+    """What this child has become."""
+    sys.argv = [what, *arguments]
+    if option == "-c":
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        exec(compile(what, "<string>", "exec"), module.__dict__)
+    elif what == "penstock":  # which has been imported
+        from penstock.cli import main
+
+        main()
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
 
 
 def _main() -> None:
@@ -269,10 +307,7 @@ def _main() -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # what all share is not looked through, and so not copied, in each child
-    _nurse(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
-    from penstock.cli import main
-
-    main()
+    _run(*_nurse(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])))
 
 
 if __name__ == "__main__":

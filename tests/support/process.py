@@ -41,7 +41,7 @@ def _start(
     forked: bool = True,
 ) -> Forked | subprocess.Popen[bytes]:
     if forked and program == _PENSTOCK and possible(env):
-        return NURSERY.start(arguments, env=env, cwd=cwd, stdout=out, stderr=err)
+        return NURSERY.start((*program, *arguments), env=env, cwd=cwd, stdout=out, stderr=err)
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         env=env,
