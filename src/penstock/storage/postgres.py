@@ -200,7 +200,7 @@ class PostgresDatabase:
         self._pool.close()
 
     def knock(self, seconds: float) -> None:
-        """Connect and hang up; StorageUnavailable says why that fails, which the pool never does."""
+        """Connect and hang up; StorageUnavailable says why that fails, as the pool never does."""
         try:
             psycopg.connect(self.conninfo, connect_timeout=int(seconds)).close()
         except psycopg.Error as exc:
