@@ -80,11 +80,13 @@ class SqsServer:
         self.clock = Time()
         self.chance = random.Random(seed)
         self.connections = 0  # most that were open at once
+        self.most: Counter[str] = Counter()  # calls under way at once, at most
         self._port = port
         self._queues: dict[str, Queue] = {}
         self._moves: list[MoveTask] = []
         self._changed = asyncio.Event()
         self._open: set[Any] = set()
+        self._under_way: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------ running
@@ -189,6 +191,8 @@ class SqsServer:
         faults = self.faults
         concerned = not faults.only or operation in faults.only
         self.calls[operation] += 1
+        self._under_way[operation] += 1
+        self.most[operation] = max(self.most[operation], self._under_way[operation])
         try:
             if concerned and faults.latency:
                 await asyncio.sleep(faults.latency)
@@ -203,6 +207,8 @@ class SqsServer:
             return web.Response()
         except SqsError as exc:
             return _refuse(exc)
+        finally:
+            self._under_way[operation] -= 1
         return _respond(200, answer)
 
     def _misbehave(self, request: web.Request) -> None:
