@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import statistics
 import threading
 import time
 from collections import Counter
@@ -1165,7 +1164,7 @@ async def test_a_backlog_behind_a_closed_lane_costs_the_others_nothing(bench: Be
             )
         )
 
-    async def median() -> float:
+    async def cost() -> float:
         took = []
         for _ in range(25):
             began = time.perf_counter()
@@ -1174,17 +1173,17 @@ async def test_a_backlog_behind_a_closed_lane_costs_the_others_nothing(bench: Be
             took.append(time.perf_counter() - began)
             assert {claim.lane for claim in claims} == {"open"}
             await bench.give_back(*claims)
-        return statistics.median(took)
+        return min(took)  # what others do on the machine adds to it, and takes nothing away
 
     await fill("open", 200)
     await bench.configure("closed", paused=True)
-    before = await median()
+    before = await cost()
     await fill("closed", 20_000)
     if bench.database.dialect == "postgres":
         await bench.unit(lambda tx: tx.run(sql("ANALYZE jobs")))
-    after = await median()
+    after = await cost()
     if after > 2 * before:  # a busy machine: once more, before it counts
-        after = await median()
+        after = await cost()
     assert after <= 2 * before
     held = await bench.database.read(
         lambda tx: tx.one(sql("SELECT sum(generation) FROM jobs WHERE lane = 'closed'"))

@@ -90,7 +90,7 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.02)
 
 
 async def late(url: str, receiver: Receiver, path: str, *, retries: int) -> list[float]:

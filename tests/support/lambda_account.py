@@ -56,14 +56,22 @@ class Account:
         }
 
     async def function(
-        self, handler: str, *, timeout: float = 60.0, module: str = HANDLERS, **env: str
+        self,
+        handler: str,
+        *,
+        timeout: float = 60.0,
+        module: str = HANDLERS,
+        forked: bool = True,
+        **env: str,
     ) -> Function:
+        code = self.code(handler)
         made = Function(
             f"{module}.{handler}",
             self._folder / f"{module}.{handler}",
             self.env | env,
             timeout=timeout,
-            **self.code(handler),
+            forked=forked and not code,
+            **code,
         )
         return await self._stack.enter_async_context(made)
 

@@ -8,7 +8,10 @@ The API is that of https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.htm
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
 import time
 import uuid
@@ -19,6 +22,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from support.nursery import NURSERY, Forked, possible
 from support.process import START, environment
 from support.sqs_queue import ACCOUNT
 from support.sqs_server import REGION, SqsServer
@@ -39,6 +43,7 @@ class Function:
     """One function. `timeout` is in seconds.
 
     Its code is what this Python has, or what was unpacked into `task`, for that `python`.
+    `forked`: its processes start in milliseconds, from one that has imported Penstock already.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Function:
         timeout: float = 60.0,
         task: Path | None = None,
         python: str = sys.executable,
+        forked: bool = False,
     ) -> None:
         self.handler = handler
         self.timeout = timeout
@@ -59,11 +65,12 @@ class Function:
         self._folder = folder
         self._task = task or folder
         self._python = python
+        self._forked = forked
         self._env = dict(env)
         self._next: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[tuple[str | None, bytes]]] = {}
-        self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | Forked | None = None
+        self._watch: asyncio.Task[None] | None = None  # done when the process has ended
         self.starts_first = False
 
     async def __aenter__(self) -> Self:
@@ -110,7 +117,7 @@ class Function:
 
     async def invoke(self, event: Any) -> Answer:
         """One invocation, in the environment there is or a new one."""
-        if self._process is None or self._process.returncode is not None:
+        if self._watch is None or self._watch.done():
             await self._start()
         id_, began = str(uuid.uuid4()), time.monotonic()
         answer = self._answers[id_] = asyncio.get_running_loop().create_future()
@@ -129,11 +136,11 @@ class Function:
 
     async def kill(self) -> None:
         """End the environment, as Lambda does: at once."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
         if self._watch is not None:
-            await asyncio.wait([self._watch])
+            if not self._watch.done():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+            await self._watch
             self._watch = None
         self._next = asyncio.Queue()
 
@@ -152,19 +159,26 @@ class Function:
         if self._task != self._folder:
             env["PYTHONPATH"] = str(self._task)
         self._began = time.monotonic()
+        program = ("-m", "awslambdaric", self.handler)
         with (self._folder / "log").open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *(self._python, "-m", "awslambdaric", self.handler),
-                cwd=self._task,
-                env=env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        self._watch = asyncio.create_task(self._fail_when_it_ends(self._process))
+            if self._forked and possible(env):
+                process: asyncio.subprocess.Process | Forked = await asyncio.to_thread(
+                    NURSERY.start, program, env=env, cwd=self._task, stdout=output, stderr=output
+                )
+            else:
+                process = await asyncio.create_subprocess_exec(
+                    *(self._python, *program),
+                    cwd=self._task,
+                    env=env,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+        self._process = process
+        self._watch = asyncio.create_task(self._fail_when_it_ends(process))
 
-    async def _fail_when_it_ends(self, process: asyncio.subprocess.Process) -> None:
-        await process.wait()
+    async def _fail_when_it_ends(self, process: asyncio.subprocess.Process | Forked) -> None:
+        await (process.ended() if isinstance(process, Forked) else process.wait())
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_result(("Runtime.ExitError", b"null"))

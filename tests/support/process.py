@@ -41,7 +41,7 @@ def _start(
     forked: bool = True,
 ) -> Forked | subprocess.Popen[bytes]:
     if forked and program == _PENSTOCK and possible(env):
-        return NURSERY.start(arguments, env=env, cwd=cwd, stdout=out, stderr=err)
+        return NURSERY.start((*program, *arguments), env=env, cwd=cwd, stdout=out, stderr=err)
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         env=env,
@@ -56,13 +56,9 @@ def start_script(script: Path, *arguments: str, out: Path) -> Forked | subproces
     """A script that imports Penstock, its standard output in `out`."""
     with out.open("wb") as stdout, Path(os.devnull).open("wb") as stderr:
         if possible(os.environ):
+            command = (str(script), *arguments)
             return NURSERY.start(
-                arguments,
-                env=os.environ,
-                cwd=out.parent,
-                stdout=stdout,
-                stderr=stderr,
-                script=script,
+                command, env=os.environ, cwd=out.parent, stdout=stdout, stderr=stderr
             )
         return subprocess.Popen(
             [sys.executable, script, *arguments],

@@ -30,6 +30,8 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
+from support.accepting import stop_accepting
+
 T = TypeVar("T")
 REGION: Final = "eu-west-1"
 KEYS: Final = {"testing": "testing"}
@@ -103,14 +105,18 @@ class S3Server:
 
     # ------------------------------------------------------------------ HTTP
 
-    async def start(self) -> web.AppRunner:
+    async def start(self) -> None:
         application = web.Application(client_max_size=2**30)
         application.router.add_route("*", "/{path:.*}", self._take)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=256).start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        return runner
+        self._runner = runner
+
+    async def stop(self) -> None:
+        await stop_accepting(self._runner)
+        await self._runner.cleanup()
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         if self.faults.latency:
@@ -409,11 +415,11 @@ def running(*, seed: int = 0, page: int = PAGE) -> Iterator[S3Server]:
     server, loop = S3Server(seed=seed, page=page), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="s3")
     thread.start()
-    runner = asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
     try:
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -22,6 +22,7 @@ from typing import Any, Final, Self, TypeVar
 
 from aiohttp import web
 
+from support.accepting import stop_accepting
 from support.sqs_queue import ACCOUNT, Queue, SqsError, Stored, Time, view
 
 T = TypeVar("T")
@@ -79,11 +80,13 @@ class SqsServer:
         self.clock = Time()
         self.chance = random.Random(seed)
         self.connections = 0  # most that were open at once
+        self.most: Counter[str] = Counter()  # calls under way at once, at most
         self._port = port
         self._queues: dict[str, Queue] = {}
         self._moves: list[MoveTask] = []
         self._changed = asyncio.Event()
         self._open: set[Any] = set()
+        self._under_way: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------ running
@@ -108,6 +111,7 @@ class SqsServer:
     async def shut(self) -> None:
         """Refuse connections, and cut those that are open."""
         if self._site is not None:
+            await stop_accepting(self._runner)
             await self._site.stop()
             self._site = None
         for transport in list(self._open):
@@ -119,6 +123,7 @@ class SqsServer:
                 move.running.cancel()
         self.faults = Faults(unreachable=True)
         self._changed.set()
+        await stop_accepting(self._runner)
         await self._runner.cleanup()
 
     def sync(self, call: Callable[[], T]) -> T:
@@ -186,6 +191,8 @@ class SqsServer:
         faults = self.faults
         concerned = not faults.only or operation in faults.only
         self.calls[operation] += 1
+        self._under_way[operation] += 1
+        self.most[operation] = max(self.most[operation], self._under_way[operation])
         try:
             if concerned and faults.latency:
                 await asyncio.sleep(faults.latency)
@@ -200,6 +207,8 @@ class SqsServer:
             return web.Response()
         except SqsError as exc:
             return _refuse(exc)
+        finally:
+            self._under_way[operation] -= 1
         return _respond(200, answer)
 
     def _misbehave(self, request: web.Request) -> None:

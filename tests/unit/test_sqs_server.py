@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -301,3 +304,19 @@ async def test_what_does_not_exist(server: SqsServer, sqs: Any) -> None:
     policy = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:x:1:none", "maxReceiveCount": 3})
     with pytest.raises(ClientError):
         await sqs.create_queue(QueueName="r", Attributes={"RedrivePolicy": policy})
+
+
+async def test_an_outage_leaves_no_connection_open() -> None:
+    """Of clients that connect at that very moment, too: what is left open fails the tests."""
+    async with SqsServer() as server:
+        host, port = "127.0.0.1", int(server.url.rpartition(":")[2])
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex((host, port))
+            for _ in range(2):  # they have been taken, and are served from the next turn on
+                await asyncio.sleep(0)
+            await server.shut()
+        gc.collect()
+        await server.listen()

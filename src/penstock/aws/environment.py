@@ -18,13 +18,15 @@ from penstock.errors import StorageUnavailable
 from penstock.runtime import Runtime, open_runtime
 from penstock.settings import Settings, load_settings
 from penstock.storage import sql
+from penstock.storage.postgres import PostgresDatabase
 from penstock.telemetry import Emf, configure_logging, metrics_to_cloudwatch
 from penstock.wiring import listening_nowhere
 
 T = TypeVar("T")
 
 LEASE_BEYOND: Final = 5.0  # seconds that a row is held for after the invocation must have ended
-PING: Final = 5.0  # seconds
+PING: Final = 2.0  # seconds in which what is connected answers
+PATIENCE: Final = 5.0  # seconds in which it is connected anew, and answers
 _PING = sql("SELECT 1")
 _TEXT: Final = ["text/", "application/json", "application/problem+json"]  # others go as base64
 
@@ -73,11 +75,12 @@ class Environment:
                     raise
                 self._runtime = await self._open(settings)
         try:
-            await self._ping(self._runtime)
+            await self._ping(self._runtime, PING)
         except StorageUnavailable:
             # What was connected may be gone, and a new connection takes the password as it is now.
             await self._password_was_rotated()
-            await self._ping(self._runtime)
+            await self._knock(self._runtime)
+            await self._ping(self._runtime, PATIENCE)
         return self._runtime
 
     async def http(self, remaining: float) -> Http:
@@ -107,12 +110,17 @@ class Environment:
             self._stack = stack.pop_all()
         return opened
 
-    async def _ping(self, runtime: Runtime) -> None:
+    async def _ping(self, runtime: Runtime, seconds: float) -> None:
         try:
-            async with asyncio.timeout(PING):
+            async with asyncio.timeout(seconds):
                 await runtime.database.read(lambda tx: tx.one(_PING))
         except TimeoutError:
-            raise StorageUnavailable(f"no answer in {PING:g} s") from None
+            raise StorageUnavailable(f"no answer in {seconds:g} s") from None
+
+    async def _knock(self, runtime: Runtime) -> None:
+        """Nobody is kept waiting while the database refuses."""
+        if isinstance(runtime.database, PostgresDatabase):
+            await asyncio.to_thread(runtime.database.knock, PATIENCE)
 
     async def _password_was_rotated(self) -> bool:
         assert self._secrets is not None

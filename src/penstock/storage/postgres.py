@@ -201,6 +201,13 @@ class PostgresDatabase:
         self._executor.shutdown()
         self._pool.close()
 
+    def knock(self, seconds: float) -> None:
+        """Connect and hang up; StorageUnavailable says why that fails, as the pool never does."""
+        try:
+            psycopg.connect(self.conninfo, connect_timeout=int(seconds)).close()
+        except psycopg.Error as exc:
+            raise translate(exc) from exc
+
     async def unit(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in a transaction."""
         return await self._submit(self._write, fn)
