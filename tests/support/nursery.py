@@ -1,10 +1,10 @@
 """Processes of Penstock that start in milliseconds: forked from one that has imported it already.
 
 Starting Python and importing a server takes a second of CPU, several hundred times in a test run.
-The nursery is a process that has imported all of it and done nothing else. Asked for a command, it
-forks, and the child becomes that command: its arguments, environment, folder, standard streams and
-exit are those of a process of its own, and so are its memory and its death. `Forked` is what
-`subprocess.Popen` is to a process that was started the long way.
+The nursery is a process that has imported all of it, and read what never changes. Asked for a
+command, it forks, and the child becomes that command: its arguments, environment, folder, standard
+streams and exit are those of a process of its own, and so are its memory and its death. `Forked`
+is what `subprocess.Popen` is to a process that was started the long way.
 
 Run as a script this is the nursery itself, with the numbers of its socket and of a pipe that ends
 with who started it.
@@ -30,18 +30,43 @@ from typing import IO, Any
 # What a starting server imports, and the commands; not what it must not (numpy, pyarrow).
 _IMPORTED = (
     "penstock.cli.commands",
+    "penstock.cli.alone",
+    "penstock._beside",
+    "penstock.app",
+    "penstock.client",
+    "penstock.console.desk",
+    "penstock.console.pages_sign_in",
+    "penstock.doctor",
     "penstock.server",
     "penstock.runtime",
     "penstock.storage.migrate",
     "penstock.storage.sqlite",
     "penstock.storage.postgres",
+    "penstock.events.dead",
     "penstock.events.service",
     "penstock.events.retention",
     "penstock.events.destinations.registry",
     "penstock.jobs",
+    "penstock.jobs.dead",
+    "penstock.jobs.routes",
+    "penstock.operations.routes_dead",
+    "penstock.operations.routes_figures",
+    "penstock.operations.routes_lanes",
+    "penstock.predictions.dead",
+    "penstock.predictions.extra",
+    "penstock.predictions.service",
+    "penstock.tracking.dead",
     "penstock.tracking.service",
     "penstock.api.app",
     "penstock.work.wakeups.postgres",
+    # What libraries import when they are first used.
+    "encodings.ascii",
+    "encodings.idna",
+    "fastapi.telemetry._runtime",
+    "pydantic.v1",
+    "typer._adapters",
+    "typer._click.decorators",
+    "uvicorn.lifespan.on",
     "uvicorn",
     "uvloop",
     "httptools",
@@ -268,10 +293,14 @@ def _main() -> None:
 
     for name in _IMPORTED:
         importlib.import_module(name)
+    from penstock.cli import main, program
+    from penstock.storage import migrate
+
+    program(alone=False)  # put together here once, not in each child
+    program(alone=True)
+    migrate.head()
     gc.freeze()  # what all share is not looked through, and so not copied, in each child
     _nurse(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
-    from penstock.cli import main
-
     main()
 
 
