@@ -18,8 +18,14 @@ run: .venv/.run ## start everything and show it at work (ARGS="--port 9000")
 # Tests wait more than they compute, for processes, for disks: hence more of them than processors,
 # and their files in memory where there is room for them (4 GB; they take a quarter).
 ROOMY := $(shell df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 && $$4 > 4000000 { print "TMPDIR=/dev/shm" }')
-test: lint ## style, types, layers and every test (ARGS="-k delivery")
-	@$(ROOMY) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(ARGS)
+# Bytecode is written even where the environment forbids it: each of the processes that run tests
+# would compile all of them anew, and so would many that tests start. The first time, that is done
+# once for all of them, while mypy reads everything for the first time.
+PYTEST := $(ROOMY) env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
+test: .venv/.dev ## style, types, layers and every test (ARGS="-k delivery")
+	@[ -d tests/unit/__pycache__ ] || { $(PYTEST) --collect-only > /dev/null 2>&1 & }; \
+		$(MAKE) --no-print-directory lint; failed=$$?; wait; exit $$failed
+	@$(PYTEST) -n 4 --dist worksteal $(ARGS)
 
 test-infra: .venv/.dev .venv/.infra ## Terraform on an emulator, scanned; the packages started (minutes)
 	@! command -v $(LAMBDA_PYTHON) > /dev/null || $(MAKE) --no-print-directory package .venv/.lambda
