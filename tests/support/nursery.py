@@ -12,7 +12,9 @@ with who started it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import json
 import os
 import select
@@ -23,9 +25,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 # What a starting server imports, and the commands; not what it must not (numpy, pyarrow).
 _IMPORTED = (
@@ -288,7 +290,6 @@ def _become(request: bytes, streams: Sequence[int]) -> None:
 
 
 def _main() -> None:
-    import gc
     import importlib
 
     for name in _IMPORTED:
@@ -301,7 +302,34 @@ def _main() -> None:
     migrate.head()
     gc.freeze()  # what all share is not looked through, and so not copied, in each child
     _nurse(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
-    main()
+    _end(_code(main))
+
+
+def _code(main: Callable[[], object]) -> int:
+    """What a command exits with; anything but an exit is Python's to tell."""
+    try:
+        main()
+    except SystemExit as exc:
+        if exc.code is not None and not isinstance(exc.code, int):
+            raise
+        return exc.code or 0
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """End this process as Python does, but for the modules it has of the nursery.
+
+    Taking those to pieces one by one takes more CPU than most commands, and copies their memory.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    gc.collect()  # what was left open says so when it is collected
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads it: for Python to judge
+        sys.exit(code)
+    os._exit(code)
 
 
 if __name__ == "__main__":
