@@ -251,6 +251,7 @@ def commands(tmp_path: Path) -> Path:
 @pytest.fixture
 def environment(commands: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # nothing is compiled twice
     return kept | {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
 

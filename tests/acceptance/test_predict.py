@@ -23,6 +23,7 @@ import pytest
 from penstock.cli import main
 from penstock.predictions.model import Model, dump
 from support.churn import small_model
+from support.command import cli
 from support.hostile import ANOTHER, FINE, HEAD, REFUSED, ROW, SCORES, lines
 from support.process import environment
 
@@ -263,30 +264,21 @@ def test_a_model_that_was_tampered_with_is_refused(predict: Predict, tmp_path: P
     for broken in (good.replace(b"0.25", b"0.35"), good[:-20], b"{}", b"\x80\x04.", b"[" * 5000):
         file = tmp_path / "broken.json"
         file.write_bytes(broken)
-        done = command(tmp_path, "--model", str(file))
-        assert (done.returncode, done.stdout) == (2, "")
+        done = cli(*typed(tmp_path), "--model", str(file))
+        assert (done.code, done.stdout) == (2, "")
         assert "model" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.csv").exists()
 
 
-def command(
-    folder: Path, *options: str, file: str = "some.csv"
-) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with a file of its own unless there is one."""
+def typed(folder: Path, file: str = "some.csv") -> list[str]:
+    """Those of the command, with a file of its own unless there is one."""
     source = folder / file
     if not source.exists():
         source.write_text(lines(ROW, ANOTHER))
     (folder / "model.json").write_bytes(dump(small_model()))
-    arguments = ["predict", str(source), "--model", str(folder / "model.json")]
-    return subprocess.run(
-        [sys.executable, "-m", "penstock", *arguments, "--out", str(folder / "out.csv"), *options],
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    options = ["--model", str(folder / "model.json"), "--out", str(folder / "out.csv")]
+    return ["predict", str(source), *options]
 
 
 @pytest.mark.parametrize(
@@ -332,11 +324,11 @@ def test_options_that_cannot_be(
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    done = command(tmp_path, "--out", str(tmp_path / "no" / "out.csv"))
-    assert (done.returncode, "not a folder" in done.stderr) == (2, True)
+    done = cli(*typed(tmp_path), "--out", str(tmp_path / "no" / "out.csv"))
+    assert (done.code, "not a folder" in done.stderr) == (2, True)
     (tmp_path / "folder").mkdir()
-    done = command(tmp_path, file="folder")
-    assert (done.returncode, "is not a file" in done.stderr) == (2, True)
+    done = cli(*typed(tmp_path, "folder"))
+    assert (done.code, "is not a file" in done.stderr) == (2, True)
 
 
 def test_a_hostile_name_is_only_shown(predict: Predict, tmp_path: Path) -> None:
@@ -385,7 +377,16 @@ def test_results_as_parquet(predict: Predict, tmp_path: Path) -> None:
 
 def command_with(folder: Path, data: str, result: Path) -> subprocess.CompletedProcess[str]:
     (folder / "some.csv").write_text(data)
-    return command(folder, "--out", str(result), "--processes", "2")
+    """In a process of its own, which starts two more."""
+    options = ["--out", str(result), "--processes", "2"]
+    return subprocess.run(
+        [sys.executable, "-m", "penstock", *typed(folder), *options],
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_a_file_that_was_there_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -393,11 +394,11 @@ def test_a_file_that_was_there_is_replaced_whole_or_not_at_all(tmp_path: Path) -
     out.write_text("old")
     out.chmod(0o640)
     (tmp_path / "some.csv").write_text(lines(ROW, 'b,1,20,yes,"open'))
-    assert command(tmp_path).returncode == 2
+    assert cli(*typed(tmp_path)).code == 2
     assert out.read_text() == "old"
 
     (tmp_path / "some.csv").write_text(lines(ROW))
-    assert command(tmp_path).returncode == 0
+    assert cli(*typed(tmp_path)).code == 0
     assert out.read_text().startswith("customer,")
     assert out.stat().st_mode & 0o777 == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "out.csv", "some.csv"]

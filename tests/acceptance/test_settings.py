@@ -280,8 +280,10 @@ async def test_a_data_folder_has_one_owner(start: Callable[..., Process], tmp_pa
     server = start(Up, tmp_path / "data")
     assert isinstance(server, Up)
 
-    for command in (("up", "--port", "0"), ("worker",), ("migrate",)):
-        second = await run(*command, data=tmp_path / "data")
+    commands = (("up", "--port", "0"), ("worker",), ("migrate",))
+    # At once: each waits some seconds for the owner to end.
+    seconds = await asyncio.gather(*(run(*each, data=tmp_path / "data") for each in commands))
+    for command, second in zip(commands, seconds, strict=True):
         assert second.code in (1, 2), command
         assert str(server.pid) in second.stderr
         assert "Traceback" not in second.stderr

@@ -66,9 +66,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 
 @pytest.fixture(scope="module")
-def everything(
-    stack: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
-) -> State:
+def everything(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> State:
     """An environment with all that there is; made once for all processes of a test."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -77,6 +75,8 @@ def everything(
     with (shared / "terraform.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
+            # Only here: reading the provider for its checksum takes seconds as well.
+            stack: tuple[Path, dict[str, str]] = request.getfixturevalue("stack")
             kept.write_text(json.dumps(states_of(*stack, "stack")))
     (found,) = json.loads(kept.read_text()).values()
     return State(found)

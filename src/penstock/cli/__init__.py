@@ -7,9 +7,13 @@ stderr.
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from typer.main import get_command
 
 from penstock.cli.output import fail
 from penstock.errors import PenstockError, SettingsError
@@ -36,14 +40,20 @@ def __getattr__(name: str) -> Any:
     return app
 
 
+@functools.cache
+def program(*, alone: bool = False) -> Callable[[], Any]:
+    """Every command, or only those on files; put together once in a process."""
+    if alone:
+        from penstock.cli.alone import app
+    else:
+        from penstock.cli.commands import app
+    return get_command(app)
+
+
 def main() -> None:
     """Run the command line; errors made on purpose become one line and an exit code."""
     try:
-        if sys.argv[1:2] and sys.argv[1] in _ALONE:
-            from penstock.cli.alone import app
-        else:
-            from penstock.cli.commands import app
-        app()
+        program(alone=bool(sys.argv[1:]) and sys.argv[1] in _ALONE)()
     except Question as exc:
         fail(f"{exc.message}{_how(exc)}", code=2)
     except (SettingsError, Unusable) as exc:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +55,7 @@ def current(target: str | Path) -> str | None:
 
 def head() -> str:
     """The revision this version of Penstock works with."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    revision = _scripts(_SCRIPTS).get_current_head()
     assert revision is not None
     return revision
 
@@ -67,9 +68,15 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
+@cache
+def _scripts(folder: Path) -> ScriptDirectory:
+    """The migrations, read once: each start asks for them several times."""
+    return ScriptDirectory(str(folder))
+
+
 def _refuse_newer(connection: Connection) -> str | None:
     revision = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    known = {script.revision for script in _scripts(_SCRIPTS).walk_revisions()}
     if revision is not None and revision not in known:
         raise errors.SchemaNewer(
             f"the database is at schema {revision}, which this version of Penstock (schema"
