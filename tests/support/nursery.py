@@ -6,14 +6,20 @@ forks, and the child becomes that command: its arguments, environment, folder, s
 exit are those of a process of its own, and so are its memory and its death. `Forked` is what
 `subprocess.Popen` is to a process that was started the long way.
 
-Run as a script this is the nursery itself, with the numbers of its socket and of a pipe that ends
-with who started it.
+The processes in which servers read, score and train are forked too, by a second nursery that has
+imported what they import. It is a child of the first, made when somebody first asks for one.
+
+Run as a script this is the nursery itself, with the numbers of its two sockets and of a pipe that
+ends with who started it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
+import math
 import os
 import select
 import signal
@@ -23,9 +29,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 # What a starting server imports, and the commands; not what it must not (numpy, pyarrow).
 _IMPORTED = (
@@ -42,9 +48,15 @@ _IMPORTED = (
     "penstock.tracking.service",
     "penstock.api.app",
     "penstock.work.wakeups.postgres",
+    "penstock.predictions.pool",
     "uvicorn",
     "uvloop",
     "httptools",
+)
+# And what those processes do that stand beside servers.
+_BESIDE = tuple(
+    f"penstock.predictions.beside.{name}"
+    for name in ("main", "inspect", "score", "finish", "outcomes", "models", "train")
 )
 _MOST = 200_000  # bytes of one request
 # Python and the libraries of the terminal read these when they are loaded.
@@ -81,13 +93,18 @@ class Nursery:
             return Path(self._folder.name, "s")
 
     def _open(self, path: Path) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(str(path))
-            listener.listen(64)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as beside,
+        ):
+            for each, where in ((listener, path), (beside, _beside(path))):
+                each.bind(str(where))
+                each.listen(64)
             life, self._life = os.pipe()
+            numbers = [listener.fileno(), beside.fileno(), life]
             process = subprocess.Popen(
-                [sys.executable, __file__, str(listener.fileno()), str(life)],
-                pass_fds=[listener.fileno(), life],
+                [sys.executable, __file__, *map(str, numbers)],
+                pass_fds=numbers,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -107,19 +124,45 @@ class Nursery:
         """`penstock` with these arguments; nothing is on its standard input."""
         with Path(os.devnull).open("rb") as nothing:
             streams = (nothing.fileno(), stdout.fileno(), stderr.fileno())
-            return Forked(arguments, _ask(self.path, arguments, env, cwd, streams))
+            return Forked(arguments, _ask(self.path, arguments, env, str(cwd), streams))
 
 
 NURSERY = Nursery()
 
 
+def warm_pools(path: Callable[[], Path]) -> None:
+    """Have this process's pools for predictions fork their processes.
+
+    `path` answers the socket of the nursery. With PENSTOCK_TEST_NO_FORK in the environment, or
+    with another program to boot, they start them the long way.
+    """
+    from penstock.predictions import pool
+
+    long, boot = pool._start, pool._BOOT
+
+    def start(end: int) -> Any:
+        if boot != pool._BOOT or not possible(os.environ):
+            return long(end)
+        with Path(os.devnull).open("r+b") as nothing:
+            streams = (nothing.fileno(), nothing.fileno(), 2, end)
+            asked = _ask(_beside(path()), sys.path, os.environ, str(Path.cwd()), streams)
+            return Forked(sys.path, asked)
+
+    pool._start = start
+
+
+def _beside(path: Path) -> Path:
+    """The socket of the second nursery."""
+    return path.with_name("b")
+
+
 def _ask(
-    path: Path, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, streams: Sequence[int]
+    path: Path, arguments: Sequence[str], env: Mapping[str, str], cwd: str, streams: Sequence[int]
 ) -> socket.socket:
     """A connection over which the process id comes, and at the end the exit code."""
     asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     asked.connect(str(path))
-    request = json.dumps([list(arguments), dict(env), str(cwd)]).encode()
+    request = json.dumps([list(arguments), dict(env), cwd]).encode()
     socket.send_fds(asked, [request], list(streams))
     return asked
 
@@ -144,7 +187,7 @@ class Forked:
                 self._report.close()
             return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = math.inf) -> int:
         """The exit code; subprocess.TimeoutExpired after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:
@@ -199,7 +242,7 @@ def shim(folder: Path) -> None:
 # ---------------------------------------------------------------- in the nursery
 
 
-def _nurse(listener: socket.socket, life: int) -> None:
+def _nurse(listener: socket.socket, life: int, beside: socket.socket | None) -> None:
     """Fork on request; returns in the children."""
     reports: dict[int, socket.socket] = {}  # of each child: where to say its exit code
     wake, woken = os.pipe()
@@ -208,8 +251,20 @@ def _nurse(listener: socket.socket, life: int) -> None:
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, and they end this
+
+    def leave() -> None:
+        """Be a child: nothing of this is its own."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for shared in (listener, *reports.values()):
+            shared.close()
+        for descriptor in (wake, woken):
+            os.close(descriptor)
+
     while True:
-        ready, _, _ = select.select([listener, wake, life, *reports.values()], [], [])
+        others = [] if beside is None else [beside]
+        ready, _, _ = select.select([listener, wake, life, *others, *reports.values()], [], [])
         if wake in ready:
             os.read(wake, 4096)
             _bury(reports)
@@ -220,25 +275,42 @@ def _nurse(listener: socket.socket, life: int) -> None:
                 with report:
                     del reports[pid]
                 os.kill(pid, signal.SIGKILL)
+        if beside in ready:
+            assert beside is not None
+            if os.fork() == 0:
+                leave()
+                _nurse_beside(beside, life)
+            beside.close()
+            beside = None
         if listener not in ready:
             continue
         report, _ = listener.accept()
-        request, streams, _, _ = socket.recv_fds(report, _MOST, 3)
+        request, streams, _, _ = socket.recv_fds(report, _MOST, 4)
         pid = os.fork()
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            for shared in (listener, report, *reports.values()):
-                shared.close()
-            for descriptor in (life, wake, woken):
-                os.close(descriptor)
+            leave()
+            report.close()
+            os.close(life)
+            if beside is not None:
+                beside.close()
             _become(request, streams)
             return
         reports[pid] = report
         for descriptor in streams:
             os.close(descriptor)
         report.send(b"%d" % pid)
+
+
+def _nurse_beside(listener: socket.socket, life: int) -> NoReturn:
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is loaded
+    for name in _BESIDE:
+        importlib.import_module(name)
+    gc.freeze()
+    _nurse(listener, life, None)
+    from penstock.predictions.beside.main import main
+
+    main()
+    os._exit(0)
 
 
 def _bury(reports: dict[int, socket.socket]) -> None:
@@ -252,24 +324,30 @@ def _bury(reports: dict[int, socket.socket]) -> None:
 
 def _become(request: bytes, streams: Sequence[int]) -> None:
     arguments, env, cwd = json.loads(request)
-    for number, stream in enumerate(streams):
+    *standard, end = streams if len(streams) == 4 else (*streams, None)
+    for number, stream in enumerate(standard):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    sys.path[0] = cwd  # as `python -m` has it
-    sys.argv = ["penstock", *arguments]
+    if end is None:
+        sys.path[0] = cwd  # as `python -m` has it
+        sys.argv = ["penstock", *arguments]
+    else:
+        os.setpgid(0, 0)
+        sys.path[:] = arguments
+        sys.argv = ["-c", str(end)]
 
 
 def _main() -> None:
-    import gc
-    import importlib
-
+    listener, beside = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     for name in _IMPORTED:
         importlib.import_module(name)
+    path = Path(listener.getsockname())
+    warm_pools(lambda: path)
     gc.freeze()  # what all share is not looked through, and so not copied, in each child
-    _nurse(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    _nurse(listener, int(sys.argv[3]), beside)
     from penstock.cli import main
 
     main()

@@ -12,11 +12,12 @@ import concurrent.futures
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, Literal, Protocol, TypeVar
-
-from sqlalchemy import Executable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from penstock.storage.sql import Statement
+
+if TYPE_CHECKING:
+    from sqlalchemy import Executable
 
 T = TypeVar("T")
 R = TypeVar("R")

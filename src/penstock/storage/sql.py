@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from sqlalchemy import ClauseElement, Executable
-from sqlalchemy.dialects import registry
-from sqlalchemy.engine.interfaces import Dialect as CoreDialect
-from sqlalchemy.sql.compiler import SQLCompiler
+if TYPE_CHECKING:
+    # Processes that only read objects import this too, and SQLAlchemy takes a fifth of a second.
+    from sqlalchemy import ClauseElement, Executable
+    from sqlalchemy.engine.interfaces import Dialect as CoreDialect
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 Dialect = Literal["sqlite", "postgres"]
 
@@ -122,10 +124,16 @@ def _compile(text: str, dialect: Dialect, names: set[str], lists: set[str]) -> s
     return compiled
 
 
-_CORE: Final[Mapping[Dialect, CoreDialect]] = {
-    "sqlite": registry.load("sqlite.pysqlite")(paramstyle="named"),
-    "postgres": registry.load("postgresql.psycopg")(),
-}
+@cache
+def _core(dialect: Dialect) -> CoreDialect:
+    from sqlalchemy.dialects import registry
+
+    made: CoreDialect
+    if dialect == "sqlite":
+        made = registry.load("sqlite.pysqlite")(paramstyle="named")
+    else:
+        made = registry.load("postgresql.psycopg")()
+    return made
 
 
 def compile_core(
@@ -136,8 +144,8 @@ def compile_core(
     Compiled anew at each call (a tenth of a millisecond or so): for queries with optional
     filters, not for hot paths. Values pass as the driver takes them; no type processing.
     """
-    compiled = cast(ClauseElement, statement).compile(
-        dialect=_CORE[dialect], column_keys=list(params) or None
+    compiled = cast("ClauseElement", statement).compile(
+        dialect=_core(dialect), column_keys=list(params) or None
     )
-    state = cast(SQLCompiler, compiled).construct_expanded_state(dict(params))
+    state = cast("SQLCompiler", compiled).construct_expanded_state(dict(params))
     return state.statement, cast(dict[str, Any], dict(state.parameters))
