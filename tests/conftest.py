@@ -30,6 +30,7 @@ from penstock.storage import Database, migrate
 from penstock.storage.postgres import PostgresDatabase
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.storage.tables import metadata
+from support.nursery import NURSERY, warm_pools
 
 # Whoever runs the tests in the background of a script has Ctrl-C ignored, and so would have all
 # processes that tests start and interrupt.
@@ -38,6 +39,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 POSTGRES_NOW = "penstock_test.now()"
 TABLES = [table.name for table in metadata.sorted_tables]
+
+warm_pools(lambda: NURSERY.path)
 
 
 # Seconds that a test of these folders takes, about.

@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ pytestmark = pytest.mark.anyio
 
 ROWS = 64_000  # some 16 chunks
 KILLS = 5
+# The processes that score are children of the server, as with anybody else.
+CHILDREN = {"PENSTOCK_TEST_NO_FORK": "1"}
 FILES = ("result", "result?format=parquet", "errors.csv", "report")
 LEDGER = sql("SELECT number, sha256 FROM prediction_chunks ORDER BY number")
 
@@ -54,7 +56,7 @@ async def test_the_server_is_killed_while_it_scores(
 ) -> None:
     chance = random.Random(5)
     data = tmp_path / "data"
-    env = ONE_PROCESS | {"PENSTOCK_LOG_LEVEL": "debug"}
+    env = ONE_PROCESS | CHILDREN | {"PENSTOCK_LOG_LEVEL": "debug"}
     servers = [start(Up, data, env=env)]
     async with Api(servers[0].url, servers[0].token) as api:
         api.token = (await api.ok("POST", "/v1/keys", {"name": "chaos"}))["key"]
@@ -122,6 +124,12 @@ async def _ledger(database: Any) -> list[Any]:
         await database.close()
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("shared") / "data", env=CHILDREN) as running:
+        yield running
+
+
 async def test_a_process_that_scores_is_killed(api: Api, tmp_path: Path, server: Up) -> None:
     """The server goes on, tries again, and the other predictions do not notice."""
     scored = await score(api, wide_csv(32_000, seed=3), model="starter")
@@ -135,6 +143,7 @@ async def test_a_process_that_scores_is_killed(api: Api, tmp_path: Path, server:
         for task in Path(f"/proc/{server.pid}/task").iterdir()
         for child in (task / "children").read_text().split()
     ]
+    assert children
     for child in children:
         os.kill(child, signal.SIGKILL)
     # Its next try comes after half a minute; who cannot wait cancels and asks anew.

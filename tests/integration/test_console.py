@@ -25,8 +25,8 @@ MARKUP = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
 
 
 @pytest.fixture
-async def penstock(tmp_path: Path) -> AsyncIterator[Site]:
-    async with site(tmp_path / "data") as running:
+async def penstock(sqlite_path: Path) -> AsyncIterator[Site]:
+    async with site(sqlite_path.parent) as running:
         yield running
 
 

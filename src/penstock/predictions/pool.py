@@ -119,15 +119,7 @@ class _Child:
         self.retire: asyncio.TimerHandle | None = None
         try:
             with theirs:
-                self.process = subprocess.Popen(  # noqa: S603
-                    [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
-                    pass_fds=[theirs.fileno()],
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    # Of its own group, so that Ctrl-C at a terminal reaches the parent only.
-                    process_group=0,
-                )
+                self.process = _start(theirs.fileno())
         except BaseException:
             self.connection.close()
             raise
@@ -146,6 +138,19 @@ class _Child:
             self.connection.close()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"the process that did the work ended with {how}"
+
+
+def _start(end: int) -> subprocess.Popen[bytes]:
+    """A process that serves the socket of that number."""
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", _BOOT, str(end), json.dumps(sys.path)],
+        pass_fds=[end],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        # Of its own group, so that Ctrl-C at a terminal reaches the parent only.
+        process_group=0,
+    )
 
 
 def _environment() -> dict[str, str]:
