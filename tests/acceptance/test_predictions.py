@@ -427,7 +427,7 @@ async def test_the_event_loop_is_not_held_up_while_files_are_scored(
     machine is: that is what 50 ms is the limit of.
     """
     # Made first: while it is, an idle connection may be closed.
-    content = [starter_csv(80_000, seed=n) for n in (50, 51)]
+    content = [starter_csv(80_000, seed=n) for n in range(50, 54)]
     module = probe_module(tmp_path)
     lag = Lag(tmp_path / "lag.json")
     env = ONE_PROCESS | {"PENSTOCK_TEST_LAG": str(lag.path)}

@@ -104,8 +104,15 @@ def possible(env: Mapping[str, str]) -> bool:
     told = {name for name in env if name.startswith(_EARLY)}
     own = {name for name in os.environ if name.startswith(_EARLY)}
     taken_over = {"PYTHONUNBUFFERED"} | ({"PYTHONPATH"} - own)
+    # What is in these is run when Python starts.
+    customized = any(
+        Path(folder, "sitecustomize.py").exists()
+        for folder in env.get("PYTHONPATH", "").split(os.pathsep)
+        if folder
+    )
     return (
         sys.platform == "linux"
+        and not customized
         and "PENSTOCK_TEST_NO_FORK" not in os.environ
         and all(env[name] == os.environ.get(name) for name in told - taken_over)
         and own - told <= {"PYTHONDONTWRITEBYTECODE"}
