@@ -17,22 +17,21 @@ ARG BASE
 FROM ${BASE} AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_NO_COMPILE=1
+    PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python3 -m venv --without-pip /opt/penstock && python3 -m venv tools
 
 # The dependencies before the code: they change less often.
 COPY requirements/image.lock requirements/run.lock requirements/
 RUN tools/bin/pip install --require-hashes --no-deps -r requirements/run.lock \
-    && tools/bin/pip --python /opt/penstock install --require-hashes --no-deps \
+    && tools/bin/pip --python /opt/penstock install --require-hashes --no-deps --no-compile \
       -r requirements/image.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN tools/bin/pip wheel --no-build-isolation --no-deps --wheel-dir wheel . \
-    && tools/bin/pip --python /opt/penstock install --no-index --no-deps wheel/*.whl \
-    && /opt/penstock/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/penstock
+    && tools/bin/pip --python /opt/penstock install --no-index --no-deps --no-compile wheel/*.whl \
+    && /opt/penstock/bin/python -m compileall -f -q --invalidation-mode unchecked-hash /opt/penstock
 
 # ---------------------------------------------------------------- what runs
 FROM ${BASE}

@@ -127,7 +127,7 @@ async def test_half_an_hour_behind_open_circuits_makes_no_dead_letters(
 
     async def passes(seconds: float) -> None:
         house.pass_time(seconds)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
         # Or what is held would be hidden no longer, and received once more.
         await until(lambda: not moving(house.sqs))
 
@@ -149,9 +149,12 @@ async def test_half_an_hour_behind_open_circuits_makes_no_dead_letters(
                 for n in range(10, 20)
             ]
             await until(lambda: len({line["lane"] for line in _opened(server)}) == 2)
-            for _ in range(30):  # minutes
+            minutes = 0
+            # Each is probed, and opened again for longer; on a busy machine not in each minute.
+            while minutes < 30 or len(_opened(server)) < 8:
                 await passes(60)
-            assert len(_opened(server)) >= 8  # each was probed, and opened again for longer
+                minutes += 1
+                assert minutes < 200
             assert house.dead_letters() == 0
             assert house.owed() == 20
             for id_ in sent:

@@ -54,6 +54,14 @@ def test_it_is_penstock_and_not_root(
     program = "import os, lightgbm, numpy, pyarrow; print(os.getuid(), os.access('/app', os.W_OK))"
     found = run("-c", program, options=("--entrypoint=python",))
     assert found.stdout.split() == ["10001", "False"], found.stderr
+    # Bytecode that is taken whatever the time of its source (PEP 552): nothing is compiled here.
+    program = (
+        "import pathlib; found = [p.open('rb').read(8)[4:] for p in"
+        " pathlib.Path('/opt/penstock').rglob('*.pyc')];"
+        " print(len(found) > 1000, set(found) == {b'\\1\\0\\0\\0'})"
+    )
+    found = run("-c", program, options=("--entrypoint=python",))
+    assert found.stdout.split() == ["True", "True"], found.stderr
 
 
 def test_a_worker_ends_well_when_it_is_asked_to(engine: str) -> None:
