@@ -25,7 +25,7 @@ PYTEST := $(ROOMY) $(BIN)/python -m pytest -q
 test: .venv/.dev ## style, types, layers and every test (ARGS="-k delivery")
 	@[ -d tests/unit/__pycache__ ] || { $(PYTEST) --collect-only > /dev/null 2>&1 & }; \
 		$(MAKE) --no-print-directory lint; failed=$$?; wait; exit $$failed
-	@$(PYTEST) -n 4 --dist worksteal $(ARGS)
+	@$(PYTEST) -n 3 --dist worksteal $(ARGS)
 
 test-infra: .venv/.dev .venv/.infra ## Terraform on an emulator, scanned; the packages started (minutes)
 	@! command -v $(LAMBDA_PYTHON) > /dev/null || $(MAKE) --no-print-directory package .venv/.lambda

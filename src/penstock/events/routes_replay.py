@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -44,8 +45,8 @@ def add(api: APIRouter, deps: Deps) -> None:
         """
         asked = options or EventReplayIn()
 
-        def send(tx: Tx) -> replay.Replayed:
-            return replay.replay_event(
+        def send(tx: Tx) -> tuple[replay.Replayed, dict[str, Any]]:
+            done = replay.replay_event(
                 tx,
                 caller.account,
                 event_id,
@@ -54,12 +55,13 @@ def add(api: APIRouter, deps: Deps) -> None:
                 include_missing=asked.include_missing,
                 expiry=deps.policy.expiry,
             )
+            # As it is now: it may be delivered before anybody reads it again.
+            return done, query.summary(tx, caller.account, event_id)[0]
 
         try:
-            done = await database.unit(send)
+            done, event = await database.unit(send)
         except Refused as refused:
             raise problem_of(refused) from None
-        event, _ = await database.read(lambda tx: query.summary(tx, caller.account, event_id))
         return EventReplayed(
             **event, replayed=done.again, added=done.added, left_pending=done.pending
         )
