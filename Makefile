@@ -19,8 +19,8 @@ run: .venv/.run ## start everything and show it at work (ARGS="--port 9000")
 
 # Tests wait more than they compute, for processes, for disks: hence more of them than processors,
 # and their files in memory where there is room for them (4 GB; they take a quarter).
-ROOMY := $(shell df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 && $$4 > 4000000 { print "TMPDIR=/dev/shm" }')
-PYTEST := $(ROOMY) $(BIN)/python -m pytest -q
+ROOMY = $(shell df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 && $$4 > 4000000 { print "TMPDIR=/dev/shm" }')
+PYTEST = $(ROOMY) $(BIN)/python -m pytest -q
 # The first time, tests are compiled once for all processes, while mypy reads everything.
 test: .venv/.dev ## style, types, layers and every test (ARGS="-k delivery")
 	@[ -d tests/unit/__pycache__ ] || { $(PYTEST) --collect-only > /dev/null 2>&1 & }; \

@@ -285,8 +285,9 @@ def _find_binaries() -> Path | None:
 @contextmanager
 def _cluster(binaries: Path) -> Iterator[str]:
     # A short path (a socket's may have 107 bytes) that another user may enter.
-    short = min(tempfile.gettempdir(), "/tmp", key=lambda folder: len(folder) > 20)
-    home = Path(tempfile.mkdtemp(prefix="penstock-pg-", dir=short))
+    given = tempfile.gettempdir()
+    folder = given if len(given) <= 20 else "/tmp"
+    home = Path(tempfile.mkdtemp(prefix="penstock-pg-", dir=folder))
     options: dict[str, Any] = {"cwd": home, "stdin": subprocess.DEVNULL}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         user = _unprivileged()

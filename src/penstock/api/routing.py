@@ -45,6 +45,7 @@ class Route(APIRoute):
         names = ("methods", "name", "include_in_schema")
         known = {name: options[name] for name in names if name in options}
         StarletteRoute.__init__(self, path, endpoint, **known)
+        # As FastAPI has them: without the HEAD that Starlette adds.
         self.methods = {method.upper() for method in options.get("methods") or ["GET"]}
         self.app = _guard(_direct(endpoint) if needs.direct else self._looked_at, needs)
         self._options: dict[str, Any] | None = options

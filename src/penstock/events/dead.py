@@ -16,7 +16,7 @@ from penstock.events.accept import DELIVERY, FANOUT
 from penstock.events.replays import REPLAY
 from penstock.storage import Tx, sql
 from penstock.work import lanes
-from penstock.work.care import DeadWork, LaneNote
+from penstock.work.care import DeadWork, LaneNote, by, dropping, redriving
 
 _EVENTS = sql("""
 SELECT id, event_id FROM deliveries
@@ -46,12 +46,6 @@ UPDATE fanouts SET status = 'pending', due_at = {now}, attempts = 0, lapses = 0,
 WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
 RETURNING id, lane
 """)
-# A spreading counts as one delivery of its event for as long as it lasts.
-_SPREADING = sql("""
-UPDATE events SET open_deliveries = open_deliveries + 1, dead_deliveries = dead_deliveries - 1,
-  status = 'pending'
-WHERE id {in:ids}
-""")
 _DROP_SPREADING = sql("""
 UPDATE fanouts SET status = 'cancelled', due_at = NULL, ended_at = {now}
 WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
@@ -59,7 +53,7 @@ RETURNING id
 """)
 _REPLAY = sql("""
 UPDATE replays SET status = 'pending', due_at = {now}, attempts = 0, lapses = 0, finished_at = NULL
-WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
+WHERE id = :id AND account = :account AND status = 'dead' AND lease_until IS NULL
 RETURNING lane
 """)
 _DROP_REPLAY = sql("""
@@ -114,7 +108,8 @@ def _spread(tx: Tx, account: str, ids: Sequence[str]) -> int:
     found = tx.rows(_SPREAD, ids=sorted(ids), account=account)
     event_ids = sorted(id_ for id_, _ in found)
     tx.rows(_LOCK_EVENTS, ids=event_ids)
-    tx.run(_SPREADING, ids=event_ids)
+    # A spreading counts as one delivery of its event for as long as it lasts.
+    tx.run(replay.OPENED, ids=event_ids, opened=1, undead=1, first=0)
     for lane in sorted({lane for _, lane in found}):
         lanes.wake(tx, FANOUT, lane)
     return len(found)
@@ -126,17 +121,6 @@ def _drop_spreading(tx: Tx, account: str, ids: Sequence[str]) -> int:
     for id_ in event_ids:
         tx.run(_DROPPED, id=id_, n=1)
     return len(event_ids)
-
-
-def _replay(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    woken = [lane for (lane,) in tx.rows(_REPLAY, ids=sorted(ids), account=account)]
-    for lane in sorted(set(woken)):
-        lanes.wake(tx, REPLAY, lane)
-    return len(woken)
-
-
-def _drop_replay(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    return tx.run(_DROP_REPLAY, ids=sorted(ids), account=account)
 
 
 DEAD_FANOUTS: Final = DeadWork(
@@ -160,8 +144,8 @@ DEAD_REPLAYS: Final = DeadWork(
     title="w.looked_at || ' events looked at, ' || w.replayed || ' sent again'",
     about="w.id",
     ended="finished_at",
-    redrive=_replay,
-    drop=_drop_replay,
+    redrive=redriving(REPLAY, by(_REPLAY)),
+    drop=dropping(_DROP_REPLAY),
 )
 
 MANUAL: Final = "manual"

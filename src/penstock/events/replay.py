@@ -59,7 +59,7 @@ VALUES (:id, :account, :event_id, :endpoint_id, 'pending', {now}, {now} + :expir
 ON CONFLICT (event_id, endpoint_id) DO NOTHING
 """)
 
-_OPENED = sql("""
+OPENED = sql("""
 UPDATE events SET open_deliveries = open_deliveries + :opened,
   dead_deliveries = dead_deliveries - :undead, replays = replays + :first, status = 'pending'
 WHERE id {in:ids}
@@ -215,7 +215,7 @@ def _count(tx: Tx, opened: Counter[str], undead: Counter[str], before: Collectio
     for event_id, n in opened.items():
         alike.setdefault((n, undead[event_id], int(event_id not in before)), []).append(event_id)
     for (n, dead, first), event_ids in sorted(alike.items()):
-        tx.run(_OPENED, ids=sorted(event_ids), opened=n, undead=dead, first=first)
+        tx.run(OPENED, ids=sorted(event_ids), opened=n, undead=dead, first=first)
 
 
 def replay_event(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from penstock.jobs.store import KIND
-from penstock.storage import Tx, sql
-from penstock.work import lanes
-from penstock.work.care import DeadWork
+from penstock.storage import sql
+from penstock.work.care import DeadWork, by, dropping, redriving
 
 # Not beside another job that is pending under the same key: that one has its place.
 _REDRIVE = sql("""
@@ -24,22 +22,6 @@ UPDATE jobs SET status = 'cancelled', due_at = NULL, finished_at = {now}
 WHERE id {in:ids} AND account = :account AND status = 'dead'
 """)
 
-
-def _redrive(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    woken = []
-    for id_ in sorted(ids):  # one by one: two of them may have the same key
-        found = tx.one(_REDRIVE, id=id_, account=account)
-        if found is not None:
-            woken.append(found[0])
-    for lane in sorted(set(woken)):
-        lanes.wake(tx, KIND, lane)
-    return len(woken)
-
-
-def _drop(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    return tx.run(_DROP, ids=sorted(ids), account=account)
-
-
 DEAD_JOBS: Final = DeadWork(
     kind=KIND,
     area="jobs",
@@ -48,6 +30,6 @@ DEAD_JOBS: Final = DeadWork(
     title="w.name",
     about="w.id",
     ended="finished_at",
-    redrive=_redrive,
-    drop=_drop,
+    redrive=redriving(KIND, by(_REDRIVE)),
+    drop=dropping(_DROP),
 )

@@ -6,7 +6,6 @@ answer: doing it again would end the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Final
 
 from penstock.errors import NotFound
@@ -15,8 +14,7 @@ from penstock.predictions.jobs import SCORE, updated
 from penstock.predictions.registry import TRAIN
 from penstock.storage import Tx, sql
 from penstock.storage.doomed import UNDER_WAY, doom
-from penstock.work import lanes
-from penstock.work.care import DeadWork
+from penstock.work.care import DeadWork, dropping, redriving
 
 _GAVE_UP: Final = "status = 'FAILED' AND error_code = 'internal_error'"
 
@@ -84,26 +82,6 @@ def _another(folder: str) -> str:
     return f"{name}.{int(number) + 1}" if dot and number.isdecimal() else f"{folder}.2"
 
 
-def _redriving(
-    kind: str, again: Callable[[Tx, str, str], str | None]
-) -> Callable[[Tx, str, Sequence[str]], int]:
-    def redrive(tx: Tx, account: str, ids: Sequence[str]) -> int:
-        woken = [lane for id_ in sorted(ids) if (lane := again(tx, account, id_)) is not None]
-        for lane in sorted(set(woken)):
-            lanes.wake(tx, kind, lane)
-        return len(woken)
-
-    return redrive
-
-
-def _drop_scoring(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    return tx.run(_DROP_SCORING, ids=sorted(ids), account=account)
-
-
-def _drop_training(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    return tx.run(_DROP_TRAINING, ids=sorted(ids), account=account)
-
-
 DEAD_PREDICTIONS: Final = DeadWork(
     kind=SCORE,
     area="predictions",
@@ -112,8 +90,8 @@ DEAD_PREDICTIONS: Final = DeadWork(
     title="coalesce(w.filename, 'a file') || ' by ' || w.model_name",
     about="w.id",
     ended="ended_at",
-    redrive=_redriving(SCORE, _score_again),
-    drop=_drop_scoring,
+    redrive=redriving(SCORE, _score_again),
+    drop=dropping(_DROP_SCORING),
     dead=_GAVE_UP,
 )
 DEAD_TRAININGS: Final = DeadWork(
@@ -124,8 +102,8 @@ DEAD_TRAININGS: Final = DeadWork(
     title="m.name || ', version ' || CAST(w.number AS TEXT)",
     about="w.model_id",
     ended="ended_at",
-    redrive=_redriving(TRAIN, _train_again),
-    drop=_drop_training,
+    redrive=redriving(TRAIN, _train_again),
+    drop=dropping(_DROP_TRAINING),
     join="JOIN models m ON m.id = w.model_id",
     dead=_GAVE_UP,
 )

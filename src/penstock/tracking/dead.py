@@ -8,9 +8,8 @@ from typing import Final
 from penstock.storage import Tx, sql
 from penstock.tracking.carriers.registry import CARRIERS
 from penstock.tracking.credentials import CHECK
-from penstock.tracking.imports import IMPORT
-from penstock.work import lanes
-from penstock.work.care import DeadWork, LaneNote
+from penstock.tracking.imports import IMPORT, forget
+from penstock.work.care import DeadWork, LaneNote, by, dropping, redriving
 
 # Not beside another shipment that follows the same number.
 _REDRIVE = sql("""
@@ -29,7 +28,7 @@ WHERE id {in:ids} AND account = :account AND status = 'dead'
 _IMPORT = sql("""
 UPDATE shipment_imports SET status = 'pending', due_at = {now}, attempts = 0, lapses = 0,
   ended_at = NULL
-WHERE id {in:ids} AND account = :account AND status = 'dead' AND lease_until IS NULL
+WHERE id = :id AND account = :account AND status = 'dead' AND lease_until IS NULL
 RETURNING lane
 """)
 _DROP_IMPORT = sql("""
@@ -37,34 +36,11 @@ UPDATE shipment_imports SET status = 'cancelled', due_at = NULL, ended_at = {now
 WHERE id {in:ids} AND account = :account AND status = 'dead'
 RETURNING id
 """)
-_FORGET = sql("DELETE FROM shipment_import_parts WHERE import_id {in:ids}")
-
-
-def _redrive(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    woken = []
-    for id_ in sorted(ids):  # one by one: two of them may follow the same number
-        found = tx.one(_REDRIVE, id=id_, account=account)
-        if found is not None:
-            woken.append(found[0])
-    for lane in sorted(set(woken)):
-        lanes.wake(tx, CHECK, lane)
-    return len(woken)
-
-
-def _drop(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    return tx.run(_DROP, ids=sorted(ids), account=account)
-
-
-def _import(tx: Tx, account: str, ids: Sequence[str]) -> int:
-    woken = [lane for (lane,) in tx.rows(_IMPORT, ids=sorted(ids), account=account)]
-    for lane in sorted(set(woken)):
-        lanes.wake(tx, IMPORT, lane)
-    return len(woken)
 
 
 def _drop_import(tx: Tx, account: str, ids: Sequence[str]) -> int:
     gone = [id_ for (id_,) in tx.rows(_DROP_IMPORT, ids=sorted(ids), account=account)]
-    tx.run(_FORGET, ids=gone)
+    forget(tx, gone)
     return len(gone)
 
 
@@ -76,8 +52,8 @@ DEAD_CHECKS: Final = DeadWork(
     title="w.carrier || ' ' || w.tracking_number",
     about="w.id",
     ended="ended_at",
-    redrive=_redrive,
-    drop=_drop,
+    redrive=redriving(CHECK, by(_REDRIVE)),
+    drop=dropping(_DROP),
 )
 
 DEAD_IMPORTS: Final = DeadWork(
@@ -88,7 +64,7 @@ DEAD_IMPORTS: Final = DeadWork(
     title="w.created || ' shipments made'",
     about="w.id",
     ended="ended_at",
-    redrive=_import,
+    redrive=redriving(IMPORT, by(_IMPORT)),
     drop=_drop_import,
 )
 

@@ -75,7 +75,7 @@ INSERT INTO shipment_import_errors (import_id, row, code, message, field)
 VALUES (:id, :row, :code, :message, :field)
 """)
 _ENDED = sql("UPDATE shipment_imports SET ended_at = {now} WHERE id = :id")
-_FORGET = sql("DELETE FROM shipment_import_parts WHERE import_id = :id")
+_FORGET = sql("DELETE FROM shipment_import_parts WHERE import_id {in:ids}")
 
 _COLUMNS = """
 SELECT id, status, options, size, cursor, row, created, existing, failed, created_at, ended_at,
@@ -201,7 +201,12 @@ def cancel(tx: Tx, account: str, import_id: str) -> None:
     if not tx.run(_CANCEL, id=import_id, account=account):
         get(tx, account, import_id)
         return
-    tx.run(_FORGET, id=import_id)
+    forget(tx, [import_id])
+
+
+def forget(tx: Tx, ids: Sequence[str]) -> None:
+    """Delete the files of imports that have ended."""
+    tx.run(_FORGET, ids=list(ids))
 
 
 def _view(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,7 +309,7 @@ def _write(
 def _ended(tx: Tx, claim: Claim, status: str, reason: str) -> None:
     tx.run(_ENDED, id=claim.id)
     if status == "done":
-        tx.run(_FORGET, id=claim.id)
+        forget(tx, [claim.id])
 
 
 def import_kind(

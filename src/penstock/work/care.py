@@ -15,6 +15,12 @@ from typing import Any, Final
 
 from penstock.ids import HIGHEST
 from penstock.storage import Statement, Tx, sql
+from penstock.work import lanes
+
+# Of the account's rows of these ids: how many were moved.
+Move = Callable[[Tx, str, Sequence[str]], int]
+# Of the account's row of that id: the lane in which it is pending again; None = it is not.
+Again = Callable[[Tx, str, str], str | None]
 
 SCAN: Final = 2_000  # dead rows looked through for one page when filters reject most
 MOST_COUNTED: Final = 10_000
@@ -48,11 +54,38 @@ class DeadWork:
     title: str  # SQL: what it is called; `w` is the row
     about: str  # SQL: the id of what a person would look at
     ended: str  # the column that says when it died
-    redrive: Callable[[Tx, str, Sequence[str]], int]
-    drop: Callable[[Tx, str, Sequence[str]], int]
+    redrive: Move
+    drop: Move
     join: str = ""  # SQL, for the two above and the next
     created: str = "w.created_at"  # SQL: when it was accepted
     dead: str = "status = 'dead'"  # SQL: whether a row is
+
+
+def redriving(kind: str, again: Again) -> Move:
+    """Rows are made pending one by one, as two of them may exclude each other."""
+
+    def redrive(tx: Tx, account: str, ids: Sequence[str]) -> int:
+        woken = [lane for id_ in sorted(ids) if (lane := again(tx, account, id_)) is not None]
+        for lane in sorted(set(woken)):
+            lanes.wake(tx, kind, lane)
+        return len(woken)
+
+    return redrive
+
+
+def by(statement: Statement) -> Again:
+    """A statement makes the row `:id` of `:account` pending and returns its lane."""
+
+    def again(tx: Tx, account: str, id_: str) -> str | None:
+        row = tx.one(statement, id=id_, account=account)
+        return None if row is None else str(row[0])
+
+    return again
+
+
+def dropping(statement: Statement) -> Move:
+    """A statement ends the rows of `:ids` of `:account`."""
+    return lambda tx, account, ids: tx.run(statement, ids=sorted(ids), account=account)
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,8 @@ class Line:
 
         Whoever is told goes on by itself until the lane is empty: once in a while is enough.
         """
+        if not self._ready:
+            return
         now = self.clock.monotonic()
         told = {lane: at for lane, at in self._shared.items() if now - at < SHARE_EVERY}
         if untold := [lane for lane in self._ready if lane not in told]:
