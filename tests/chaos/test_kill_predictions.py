@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from penstock.storage.postgres import PostgresDatabase
 from penstock.storage.sqlite import SqliteDatabase
 from support.client import Api
 from support.process import Process, Up
+from support.procfs import children
 from support.receiver import Receiver
 from support.scoring import ONE_PROCESS, completed, fetch, score, wide_csv
 
@@ -138,14 +140,11 @@ async def test_a_process_that_scores_is_killed(api: Api, tmp_path: Path, server:
     while (await api.ok("GET", path))["rows_scored"] == 0:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
-    children = [
-        int(child)
-        for task in Path(f"/proc/{server.pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
-    assert children
-    for child in children:
-        os.kill(child, signal.SIGKILL)
+    running = children(server.pid)
+    assert running
+    for child in running:
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(child, signal.SIGKILL)
     # Its next try comes after half a minute; who cannot wait cancels and asks anew.
     deadline = time.monotonic() + 60
     while (found := await api.ok("GET", path))["status"] == "RUNNING":

@@ -19,6 +19,7 @@ import pytest
 from penstock import Penstock, testing
 from penstock.jobs import JobFailed
 from penstock.jobs.child import LENGTH
+from support.procfs import children, gone
 
 pytestmark = pytest.mark.anyio
 
@@ -99,26 +100,6 @@ async def t(shop: Any) -> AsyncIterator[testing.Testing]:
     assert children() <= before, "a child was left behind"
 
 
-def children() -> set[int]:
-    """This process's children (Linux; nothing elsewhere)."""
-    lists = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for found in lists for pid in found.read_text().split()}
-
-
-def gone(pid: int) -> bool:
-    """Whether the process ends within a moment."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-            if ") Z" in Path(f"/proc/{pid}/stat").read_text():
-                return True  # dead, and nobody's to bury here
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.01)
-    return False
-
-
 async def test_jobs_run_elsewhere_and_a_process_is_used_again(
     shop: Any, t: testing.Testing
 ) -> None:
@@ -153,7 +134,7 @@ async def test_a_process_is_killed_at_the_timeout_and_no_other_job_notices(
     with pytest.raises(JobFailed, match=r"timed out after 0.3 s$"):
         await stuck.result()
     assert (await fine.result())[0] == "context"
-    assert gone(int(file.read_text()))
+    await gone(int(file.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -220,21 +201,22 @@ async def test_cancelling_kills_the_process(shop: Any, t: testing.Testing, tmp_p
     with pytest.raises(asyncio.CancelledError):
         await running
 
-    assert gone(int(file.read_text()))
+    await gone(int(file.read_text()))
 
 
 async def test_an_idle_process_that_was_killed_is_replaced(shop: Any, t: testing.Testing) -> None:
     first = await shop.whoami.enqueue()
     await t.run_until_idle()
-    os.kill(await first.result(), signal.SIGKILL)
-    await asyncio.sleep(0.2)
+    killed = await first.result()
+    os.kill(killed, signal.SIGKILL)
+    await gone(killed)
     second = await shop.whoami.enqueue()
     await t.run_until_idle()
 
     assert await second.result() != await first.result()
 
 
-def test_children_end_with_their_parent(shop: Any, tmp_path: Path) -> None:
+async def test_children_end_with_their_parent(shop: Any, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import asyncio, os, sys\n"
@@ -257,7 +239,7 @@ def test_children_end_with_their_parent(shop: Any, tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
 
-    assert gone(int(file.read_text()))
+    await gone(int(file.read_text()))
 
 
 def test_a_job_of_the_main_module_runs_too(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from penstock.predictions.pool import Failed, Pool, ProcessDied
 from penstock.predictions.refusal import Question, Unusable
 from penstock.predictions.specs import ModelSpec
 from penstock.storage.objects import Folder
+from support.procfs import gone
 
 pytestmark = pytest.mark.anyio
 
@@ -57,21 +58,6 @@ async def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 async def run(pool: Pool, name: str, *args: object, within: float = 60.0) -> object:
     return await pool.run(f"pooltests:{name}", *args, within=within)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-async def gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while alive(pid):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def test_answers_and_refusals_come_back_from_one_process(pool: Pool) -> None:

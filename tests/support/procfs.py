@@ -1,0 +1,39 @@
+"""What Linux says about processes in /proc, read while they may be ending.
+
+A process that ends takes its files with it. Whoever opens one too late is told that there is no
+such file; whoever had it open already is told that there is no such process (ESRCH, proc(5)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+
+def _read(file: Path) -> str:
+    """The file, or nothing where its process or thread has ended."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: one that is dead but not buried by its parent does not."""
+    stat = _read(Path(f"/proc/{pid}/stat"))
+    return bool(stat) and stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def children(pid: int | str = "self") -> set[int]:
+    """The processes that this one's threads have started and not buried."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for found in lists for child in _read(found).split()}
+
+
+async def gone(pid: int, within: float = 20.0) -> None:
+    """Returns when the process has ended; fails where that takes longer than `within` seconds."""
+    deadline = time.monotonic() + within
+    while alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} still runs after {within:g} s"
+        await asyncio.sleep(0.01)
