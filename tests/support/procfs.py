@@ -20,9 +20,12 @@ def _read(file: Path) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs: one that is dead but not buried by its parent does not."""
-    stat = _read(Path(f"/proc/{pid}/stat"))
-    return bool(stat) and stat.rpartition(")")[2].split()[0] != "Z"
+    """Whether a thread of the process runs: one that is dead and not buried by its parent is not.
+
+    The first thread is often dead before the others, which still hold the process's sockets.
+    """
+    threads = (_read(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return any(each.rpartition(")")[2].split()[0] not in "ZX" for each in threads if each)
 
 
 def children(pid: int | str = "self") -> set[int]:

@@ -8,6 +8,7 @@ no lock, no connection and no thread with the worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -33,6 +34,10 @@ _BOOT: Final = (
 
 class ProcessDied(Exception):
     """The process that ran the job ended unexpectedly."""
+
+
+class NotBegun(ProcessDied):
+    """It ended before the job began."""
 
 
 class Processes:
@@ -74,22 +79,29 @@ class Processes:
     async def _run(
         self, job: Job[..., Any], context: JobContext, args: str, limit: float
     ) -> dict[str, Any]:
-        child = self._take() or await _start(self._environment)
+        request = {
+            "module": job.function.__module__,
+            "qualname": job.function.__qualname__,
+            "main": getattr(sys.modules["__main__"], "__file__", None),
+            "context": asdict(context),
+            "timeout": limit,
+            "args": args,
+        }
+        if used := self._take():
+            # One that was killed while it was idle may not be seen to be dead yet. The job has
+            # not run, so this is none of its attempts.
+            with contextlib.suppress(NotBegun):
+                return await self._ask(used, request, limit)
+        return await self._ask(await _start(self._environment), request, limit)
+
+    async def _ask(self, child: _Child, request: dict[str, Any], limit: float) -> dict[str, Any]:
+        begun = False
         try:
-            main = sys.modules["__main__"]
-            child.send(
-                {
-                    "module": job.function.__module__,
-                    "qualname": job.function.__qualname__,
-                    "main": getattr(main, "__file__", None),
-                    "context": asdict(context),
-                    "timeout": limit,
-                    "args": args,
-                }
-            )
+            child.send(request)
             async with asyncio.timeout(START) as starting:
                 reply = await child.receive()
             if "started" in reply:
+                begun = True
                 async with asyncio.timeout(limit):
                     reply = await child.receive()
         except BaseException as exc:
@@ -99,7 +111,8 @@ class Processes:
             if isinstance(exc, EOFError | ConnectionError):
                 code = await asyncio.to_thread(child.process.wait)
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                raise ProcessDied(f"the process that ran it ended with {how}") from None
+                died = ProcessDied if begun else NotBegun
+                raise died(f"the process that ran it ended with {how}") from None
             raise
         self._idle.append(child)
         return reply
