@@ -23,7 +23,8 @@ from penstock.api.context import ANYONE, AUTHENTICATED
 from penstock.api.problems import PROBLEMS
 from penstock.api.routing import Route
 from penstock.cli import app as commands
-from penstock.runtime import migrate, open_runtime
+from penstock.runtime import open_runtime
+from penstock.schema import migrate
 from penstock.settings import load_settings, settings_table
 from penstock.storage.tables import work_columns
 from penstock.tracking.carriers import fedex, royal_mail, sandbox

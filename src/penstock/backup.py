@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from penstock._version import __version__
+from penstock.backends import make_data_dir, make_database
 from penstock.clock import SystemClock
 from penstock.errors import BackupRefused, StorageError
-from penstock.runtime import check_migrated, make_data_dir, make_database
+from penstock.schema import check_migrated
 from penstock.settings import Settings
 from penstock.storage import doomed, migrate, sqlite
 from penstock.storage.lock import lock_of

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from penstock import runfile
+from penstock.backends import make_database, make_wakeups
 from penstock.client import ApiError, Client, Unreachable
 from penstock.clock import SECOND, SystemClock, to_iso
 from penstock.durations import describe
 from penstock.errors import PenstockError, SchemaNewer, SecretBoxError
 from penstock.predictions import extra
-from penstock.runtime import make_database, make_wakeups
 from penstock.secretbox import SecretBox
 from penstock.settings import Settings, load_secret_keys
 from penstock.storage import Database, Tx, migrate, sql

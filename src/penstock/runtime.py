@@ -11,35 +11,29 @@ import asyncio
 import contextlib
 import importlib
 import os
-import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock._version import __version__
+from penstock.backends import make_database, make_wakeups
 from penstock.clock import Clock, SystemClock
-from penstock.errors import NotFound, SchemaNewer, SettingsError, StorageError, StorageFull
+from penstock.errors import NotFound, SettingsError, StorageError, StorageFull
 from penstock.settings import Settings, load_secret_keys
-from penstock.storage import Database, doomed, retention
-from penstock.storage.lock import lock_of
+from penstock.storage import Database, retention
 from penstock.storage.objects import Objects
 from penstock.storage.retention import Rule, batches
-from penstock.storage.sqlite import SqliteDatabase
 from penstock.telemetry import (
     CIRCUIT_CLOSED,
     CIRCUIT_HALF_OPENED,
     CIRCUIT_OPENED,
-    MIGRATION_APPLIED,
-    SCHEMA_NEWER,
     log,
 )
 from penstock.wiring import (
     Service,
     for_children,
-    make_objects,
     no_jobs,
     operations,
     running,
@@ -59,7 +53,6 @@ from penstock.work.schedule import (
 )
 from penstock.work.waker import Waker
 from penstock.work.wakeups import Wakeups
-from penstock.work.wakeups.local import LocalWakeups
 from penstock.work.worker import Summary, Worker
 
 if TYPE_CHECKING:
@@ -74,170 +67,6 @@ if TYPE_CHECKING:
 GAUGES_EVERY = 15.0  # seconds
 OBJECTS_CHECK = 1.5  # seconds; less than readiness has for all checks together
 DEAD_LETTERS_EVERY = 50.0  # seconds: each minute, when each minute is asked what is due
-PATIENCE = 3.0  # seconds that another process may take to let go of the data folder
-# The kinds of work of each service: who has a queue of its own sends them there.
-KINDS = {
-    "jobs": ("job",),
-    "events": ("delivery", "fanout", "replay"),
-    "tracking": ("shipment_check", "shipment_import"),
-    "predictions": ("prediction", "model_training"),
-}
-
-
-def migrate(settings: Settings) -> tuple[str | None, str]:
-    """Bring the tables up to date; answers the revisions before and after.
-
-    An SQLite file is copied first, to ``penstock.db.<revision>.<time>.bak`` beside it. Blocks.
-    """
-    from penstock.storage import migrate as schema
-
-    head = schema.head()
-    if settings.database_url is not None:
-        url = settings.database_url.get_secret_value()
-        return _upgrade(url, schema.current(url), head, None)
-    make_data_dir(settings)
-    path = settings.sqlite_path
-    lock = lock_of(path)
-    # A command that was run at the same time may be making the tables: it ends by itself.
-    lock.acquire(PATIENCE)
-    try:
-        before = schema.current(path)
-        backup = _backup(path, before) if before is not None and before != head else None
-        return _upgrade(path, before, head, backup)
-    finally:
-        lock.release()
-
-
-def make_data_dir(settings: Settings) -> None:
-    """Make the data folder if it is not there; SettingsError if it cannot be one."""
-    try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise SettingsError(
-            f"PENSTOCK_DATA_DIR is {str(settings.data_dir)!r}, which cannot be made a folder:"
-            f" {exc.strerror}"
-        ) from exc
-
-
-def _upgrade(
-    target: str | Path, before: str | None, head: str, backup: str | None
-) -> tuple[str | None, str]:
-    from penstock.storage import migrate as schema
-
-    if before != head:
-        schema.upgrade(target)
-        log(MIGRATION_APPLIED, from_revision=before, to_revision=head, backup=backup)
-    return before, head
-
-
-def check_migrated(settings: Settings, *, or_newer: bool = False) -> None:
-    """SettingsError unless the database has the tables of this version. Blocks.
-
-    With `or_newer`, those of a version that this one does not know will do: a migration only adds,
-    so that the version before works on, and can be gone back to.
-    """
-    from penstock.storage import migrate as schema
-
-    url = settings.database_url
-    target = settings.sqlite_path if url is None else url.get_secret_value()
-    head = schema.head()
-    try:
-        found = schema.current(target)
-    except SchemaNewer as exc:
-        if not or_newer:
-            raise
-        log(SCHEMA_NEWER, known=head, error=str(exc))
-        return
-    if found != head:
-        raise SettingsError(
-            f"the database is at schema {found or 'none'}, this version needs {head}:"
-            " run `penstock migrate` first"
-        )
-
-
-def _backup(path: Path, revision: str) -> str:
-    from penstock.storage.sqlite import backup
-
-    target = path.with_name(f"{path.name}.{revision}.{datetime.now(UTC):%Y%m%dT%H%M%S}.bak")
-    backup(path, target)
-    shutil.copymode(path, target)
-    return str(target)
-
-
-def make_database(settings: Settings, clock: Clock, *, owner: bool) -> Database:
-    """The database that the settings name, not yet open."""
-    if settings.database_url is None:
-        make_data_dir(settings)
-        return SqliteDatabase(settings.sqlite_path, clock, owner=owner, patience=PATIENCE)
-    try:
-        from penstock.storage.postgres import PostgresDatabase
-    except ImportError:
-        raise SettingsError(
-            "PENSTOCK_DATABASE_URL needs psycopg: pip install 'penstock[postgres]'"
-        ) from None
-    return PostgresDatabase(
-        settings.database_url.get_secret_value(),
-        clock,
-        threads=settings.database_threads,
-        prepare=settings.database_prepare,
-    )
-
-
-def make_wakeups(settings: Settings, database: Database, *, listen: bool = True) -> Wakeups:
-    """The wake-ups that fit the database, unless a setting says otherwise.
-
-    With `listen=False` the process only tells others, if there may be others.
-    """
-    if isinstance(database, SqliteDatabase):
-        return LocalWakeups(watch=_others_committed(database))
-    if settings.wakeups == "local":
-        return LocalWakeups()
-    if settings.wakeups == "sqs":
-        return _sqs_wakeups(settings, listen=listen)
-    from penstock.work.wakeups.postgres import PostgresWakeups
-
-    assert settings.database_url is not None
-    return PostgresWakeups(settings.database_url.get_secret_value(), listen=listen)
-
-
-def queues(settings: Settings) -> dict[str, str]:
-    """The URL of the SQS queue for each kind of work that the settings' services have."""
-    found: dict[str, str] = {}
-    for service in dict.fromkeys(("jobs", *running(settings))):
-        if service not in settings.sqs_queues:
-            raise SettingsError(
-                f"PENSTOCK_SQS_{service.upper()}_QUEUE_URL is missing: PENSTOCK_WAKEUPS is sqs,"
-                f" and this process has the service {service}"
-            )
-        found |= dict.fromkeys(KINDS[service], settings.sqs_queues[service])
-    return found
-
-
-def _sqs_wakeups(settings: Settings, *, listen: bool) -> Wakeups:
-    from penstock.work.wakeups.sqs import SqsWakeups
-
-    return SqsWakeups(
-        queues(settings),
-        region=settings.aws_region,
-        endpoint_url=settings.aws_endpoint_url,
-        listen=listen,
-    )
-
-
-def _others_committed(database: SqliteDatabase) -> Callable[[], Awaitable[bool]]:
-    seen: list[int] = []
-
-    async def changed() -> bool:
-        try:
-            version = await database.data_version()
-        except StorageError:
-            return False
-        # The first call says yes: somebody may have committed since the worker's first look.
-        new = not seen or seen[0] != version
-        seen[:] = [version]
-        return new
-
-    return changed
 
 
 @dataclass(slots=True)
@@ -383,7 +212,7 @@ async def open_runtime(
             gauges(database, kinds, every=GAUGES_EVERY),
             *_dead_letters(wakeups),
             *(task for service in made for task in service.periodic),
-            *(_pruning(database, rule) for rule in _retention(made)),
+            *(_pruning(database, rule) for rule in retention_rules(made)),
         ]
         for callback in [waker.on_notes, _log_circuits, *_listeners(made)]:
             database.subscribe(callback)
@@ -430,7 +259,8 @@ def _dead_letters(wakeups: Wakeups) -> list[Periodic]:
     return [] if ask is None else [dead_letters(ask, every=DEAD_LETTERS_EVERY)]
 
 
-def _retention(services: Sequence[Service]) -> list[Rule]:
+def retention_rules(services: Sequence[Service]) -> list[Rule]:
+    """What is deleted when its time is over."""
     transitions = Rule("circuit transitions", batches(circuit.prune), circuit.prunable)
     return [*(rule for service in services for rule in service.retention), transitions]
 
@@ -440,33 +270,6 @@ def _pruning(database: Database, rule: Rule) -> Periodic:
         await retention.apply(database, rule)
 
     return Periodic(f"prune {rule.name}", rule.every, run)
-
-
-async def prune(settings: Settings, *, dry_run: bool) -> dict[str, int]:
-    """Delete what is past its time, or count it; answers how many, by rule."""
-    await asyncio.to_thread(check_migrated, settings)
-    async with open_services(settings) as (database, made, _):
-        rules = _retention(made)
-        if dry_run:
-            return {rule.name: await database.read(rule.count) for rule in rules}
-        pruned = {rule.name: await retention.apply(database, rule) for rule in rules}
-        await doomed.sweep(database, make_objects(settings))
-        return pruned
-
-
-async def erase(settings: Settings, account: str, *, dry_run: bool) -> dict[str, int]:
-    """Delete every row of an account, or count them; answers how many, by table."""
-    await asyncio.to_thread(check_migrated, settings)
-    database = make_database(settings, SystemClock(), owner=False)
-    await database.open()
-    try:
-        if dry_run:
-            return await database.read(lambda tx: retention.count(tx, account))
-        erased = await retention.erase(database, account)
-        await doomed.sweep(database, make_objects(settings))
-        return erased
-    finally:
-        await database.close()
 
 
 @contextlib.asynccontextmanager

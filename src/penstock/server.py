@@ -17,16 +17,11 @@ import uvicorn
 
 from penstock import __version__, ecs, runfile
 from penstock.api.connection import Connection
+from penstock.backends import make_data_dir
 from penstock.errors import SettingsError
 from penstock.runfile import RunFile
-from penstock.runtime import (
-    Runtime,
-    check_migrated,
-    load_app,
-    make_data_dir,
-    migrate,
-    open_runtime,
-)
+from penstock.runtime import Runtime, load_app, open_runtime
+from penstock.schema import check_migrated, migrate
 from penstock.settings import Settings
 from penstock.telemetry import (
     SCHEDULER_STARTED,

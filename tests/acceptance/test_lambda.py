@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from penstock.runtime import KINDS
+from penstock.backends import KINDS
 from penstock.storage import migrate as schema
 from support.carriers import SECRET, SPOKEN, CarrierServer
 from support.house import database_down, dead_letters, late, moving, pass_time, until

@@ -182,7 +182,8 @@ def test_packages_hold_the_versions_that_were_tested(package: ModuleType) -> Non
 LOADED = """
 import asyncio, json, sys
 from penstock.aws import lambda_handlers
-from penstock.runtime import migrate, open_runtime
+from penstock.runtime import open_runtime
+from penstock.schema import migrate
 from penstock.settings import load_settings
 from penstock.storage import postgres
 from penstock.work.wakeups import sqs

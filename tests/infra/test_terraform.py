@@ -21,7 +21,7 @@ import pytest
 
 from penstock import telemetry, wiring
 from penstock.aws import lambda_handlers
-from penstock.runtime import KINDS, queues
+from penstock.backends import KINDS, queues
 from penstock.settings import PREFIX, SERVICES, Settings, load_settings
 from support.terraform import SOURCE, copied, initialized, resources, run
 from support.tools import FOLDER

@@ -17,7 +17,7 @@ import pytest
 from bench.console import pages
 from bench.filled import fill_sqlite
 
-from penstock.runtime import migrate
+from penstock.schema import migrate
 from penstock.settings import load_settings
 from penstock.storage.sql import Statement, compile_core
 from penstock.storage.sqlite_tx import SqliteTx

@@ -22,14 +22,14 @@ from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
 from penstock.events.replays import create
 from penstock.jobs import store
-from penstock.runtime import erase as erase_account
-from penstock.runtime import prune
 from penstock.secretbox import SecretBox
 from penstock.settings import load_settings
 from penstock.storage import Database, Tx, sql
 from penstock.storage import retention as deleting
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.storage.tables import metadata
+from penstock.upkeep import erase as erase_account
+from penstock.upkeep import prune
 from penstock.work import circuit, lanes, ledger
 from penstock.work.kinds import Task
 from penstock.work.settlement import decide

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from penstock.backends import KINDS, queues
 from penstock.errors import SettingsError
-from penstock.runtime import KINDS, migrate, open_runtime, queues
+from penstock.runtime import open_runtime
+from penstock.schema import migrate
 from penstock.settings import SERVICES, load_settings
 
 pytestmark = pytest.mark.anyio

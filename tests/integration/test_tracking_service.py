@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.runtime import Runtime, migrate, open_runtime
+from penstock.runtime import Runtime, open_runtime
+from penstock.schema import migrate
 from penstock.secretbox import SecretBox
 from penstock.settings import load_settings
 from penstock.storage import Tx, sql

@@ -16,7 +16,8 @@ import aiohttp
 import uvicorn
 
 from penstock.api import keys
-from penstock.runtime import Runtime, migrate, open_runtime
+from penstock.runtime import Runtime, open_runtime
+from penstock.schema import migrate
 from penstock.settings import load_settings
 
 TOKEN = "operator-token-of-the-tests-012345"

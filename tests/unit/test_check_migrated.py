@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import SchemaNewer, SettingsError
-from penstock.runtime import check_migrated, migrate
+from penstock.schema import check_migrated, migrate
 from penstock.settings import Settings, load_settings
 
 

@@ -249,8 +249,8 @@ async def _turn(
 
 def migrate(event: Event, context: Context) -> dict[str, Any]:
     """Bring the tables up to date; two at a time do no harm, the second waits."""
-    from penstock import runtime
+    from penstock import schema
 
     settings = _environment().run(_environment().settings())
-    before, after = runtime.migrate(settings)
+    before, after = schema.migrate(settings)
     return {"from_revision": before, "to_revision": after}

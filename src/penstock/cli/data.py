@@ -27,10 +27,10 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Delete what is past its time, as the scheduler does by itself every day."""
-    from penstock import runtime
+    from penstock import upkeep
     from penstock.settings import load_settings
 
-    counts = asyncio.run(runtime.prune(load_settings(data_dir=data), dry_run=dry_run))
+    counts = asyncio.run(upkeep.prune(load_settings(data_dir=data), dry_run=dry_run))
     if as_json:
         document({"dry_run": dry_run, "pruned": counts})
         return
@@ -47,10 +47,10 @@ def erase(
     as_json: JsonOption = False,
 ) -> None:
     """Delete everything there is of an account, its keys first. This cannot be undone."""
-    from penstock import runtime
+    from penstock import upkeep
     from penstock.settings import load_settings
 
-    counts = asyncio.run(runtime.erase(load_settings(data_dir=data), account, dry_run=not yes))
+    counts = asyncio.run(upkeep.erase(load_settings(data_dir=data), account, dry_run=not yes))
     if as_json:
         document({"account": account, "erased" if yes else "found": counts})
     for name, n in counts.items() if not as_json else ():

@@ -155,11 +155,11 @@ async def _revoke(settings: Settings, key_id: str) -> None:
 
 
 async def _unit(settings: Settings, fn: Callable[[Tx], T]) -> T:
-    from penstock import runtime
+    from penstock import backends, schema
     from penstock.clock import SystemClock
 
-    await asyncio.to_thread(runtime.migrate, settings)
-    database = runtime.make_database(settings, SystemClock(), owner=True)
+    await asyncio.to_thread(schema.migrate, settings)
+    database = backends.make_database(settings, SystemClock(), owner=True)
     await database.open()
     try:
         return await database.unit(fn)

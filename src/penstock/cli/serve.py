@@ -110,10 +110,10 @@ def migrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Create the database's tables, or bring them up to date."""
-    from penstock import runtime
+    from penstock import schema
     from penstock.settings import load_settings
 
-    before, after = runtime.migrate(load_settings(data_dir=data))
+    before, after = schema.migrate(load_settings(data_dir=data))
     if as_json:
         document({"from_revision": before, "to_revision": after})
     elif before == after:
