@@ -164,7 +164,7 @@ def test_the_commit_carries_the_wake(postgres_caller: Opened, postgres_database_
                 connection,
                 [resize.call(2), resize.call(3), resize.options(delay=5, lane="a").call(4)],
             )
-        (heard,) = listener.notifies(timeout=5, stop_after=1)
+        (heard,) = listener.notifies(timeout=60, stop_after=1)
         assert decode(heard.payload) == [
             Wake("job", "job:default:resize"),
             Wake("job", "job:default:resize:a", 5.0),
@@ -179,7 +179,7 @@ def test_a_program_beside_the_workers_wakes_them_by_its_commit(postgres_database
     with psycopg.connect(postgres_database_url, autocommit=True) as listener:
         listener.execute("LISTEN penstock")
         handle = job.enqueue_sync()
-        (heard,) = listener.notifies(timeout=5, stop_after=1)
+        (heard,) = listener.notifies(timeout=60, stop_after=1)
         assert decode(heard.payload) == [Wake("job", "job:default:job")]
     assert handle.status_sync() == "pending"
     client.close_sync()

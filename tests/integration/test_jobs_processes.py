@@ -41,7 +41,12 @@ async def context(n: int) -> list[object]:
     return [job.name, job.attempt, 0 < job.remaining <= 300, n, os.environ.get("SHOP")]
 
 @app.job(process=True, retries=0, timeout=0.3)
-def forever(file: str) -> None:
+def forever() -> None:
+    while True:
+        time.sleep(1)
+
+@app.job(process=True, retries=0)
+def until_killed(file: str) -> None:
     with open(file, "w") as out:
         out.write(str(os.getpid()))
     while True:
@@ -124,17 +129,20 @@ async def test_the_context_goes_along(
 
 
 async def test_a_process_is_killed_at_the_timeout_and_no_other_job_notices(
-    shop: Any, t: testing.Testing, tmp_path: Path
+    shop: Any, t: testing.Testing
 ) -> None:
-    file = tmp_path / "pid"
-    stuck = await shop.forever.enqueue(str(file))
+    # The process that is idle is the next job's: `forever` may be killed before it could say
+    # which one it has.
+    idle = await shop.whoami.enqueue()
+    await t.run_until_idle()
+    stuck = await shop.forever.enqueue()
     fine = await shop.context.enqueue(1)
     await t.run_until_idle()
 
     with pytest.raises(JobFailed, match=r"timed out after 0.3 s$"):
         await stuck.result()
     assert (await fine.result())[0] == "context"
-    await gone(int(file.read_text()))
+    await gone(await idle.result())
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ async def test_children_do_not_die_of_signals_that_the_parent_drains_on(
 
 async def test_cancelling_kills_the_process(shop: Any, t: testing.Testing, tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    await shop.forever.enqueue(str(file))
+    await shop.until_killed.enqueue(str(file))
     running = asyncio.create_task(t.run_until_idle())
     while not file.exists() or not file.read_text():
         await asyncio.sleep(0.01)
@@ -202,6 +210,28 @@ async def test_cancelling_kills_the_process(shop: Any, t: testing.Testing, tmp_p
         await running
 
     await gone(int(file.read_text()))
+
+
+async def test_who_is_cancelled_while_a_process_starts_leaves_none_behind(
+    shop: Any, t: testing.Testing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def connect(**_: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr("penstock.jobs.processes.asyncio.open_unix_connection", connect)
+    before = children()
+    await shop.whoami.enqueue()
+    running = asyncio.create_task(t.run_until_idle())
+    await begun.wait()
+    (started,) = children() - before
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert started not in children()
 
 
 async def test_an_idle_process_that_was_killed_is_replaced(shop: Any, t: testing.Testing) -> None:
@@ -224,7 +254,7 @@ async def test_children_end_with_their_parent(shop: Any, tmp_path: Path) -> None
         "from penstock import testing\n"
         "async def main():\n"
         "    async with testing.run(shop.app) as t:\n"
-        "        await shop.forever.options(delay=0).enqueue(sys.argv[1])\n"
+        "        await shop.until_killed.options(delay=0).enqueue(sys.argv[1])\n"
         "        await t.run_until_idle()\n"
         "asyncio.run(main())\n"
     )

@@ -271,10 +271,21 @@ async def test_a_training_is_done_asked_or_cancelled(house: House) -> None:
     assert (await house.database.read(lambda tx: registry.get(tx, "acme", model))).live == 1
 
     await house.database.unit(lambda tx: begin(tx, upload_id=past.id))
+    train, begun, cancelled = house.made.deps.training.run, asyncio.Event(), asyncio.Event()
+
+    async def run(*args: Any, **options: Any) -> Any:
+        begun.set()
+        made = await train(*args, **options)
+        await cancelled.wait()
+        return made
+
+    house.made.deps.training.run = run  # type: ignore[method-assign]
     running = asyncio.create_task(house.step(house.train))
-    await asyncio.sleep(0.2)
+    await begun.wait()
     await house.database.unit(lambda tx: registry.cancel(tx, "acme", model, 3))
+    cancelled.set()
     assert await running
+    house.made.deps.training.run = train  # type: ignore[method-assign]
     third = await house.database.read(lambda tx: registry.version(tx, "acme", model, 3))
     assert third.status == "CANCELLED"
     await sweep(house.database, house.objects)

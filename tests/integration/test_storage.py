@@ -211,10 +211,10 @@ async def test_a_reader_sees_committed_state_only(database: Database) -> None:
     def slow(tx: Tx) -> None:
         insert(tx, "a")
         written.set()
-        assert release.wait(10)
+        assert release.wait(60)
 
     unit = asyncio.ensure_future(database.unit(slow))
-    await asyncio.to_thread(written.wait, 10)
+    await asyncio.to_thread(written.wait, 60)
     assert await count(database) == 0
     release.set()
     await unit
@@ -227,11 +227,11 @@ async def test_a_read_is_one_snapshot(database: Database) -> None:
     def read(tx: Tx) -> tuple[Any, Any]:
         first = tx.one(COUNT)
         begun.set()
-        assert written.wait(10)
+        assert written.wait(60)
         return first, tx.one(COUNT)
 
     reading = asyncio.ensure_future(database.read(read))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     await database.unit(lambda tx: insert(tx, "a"))
     written.set()
     assert await reading == ((0,), (0,))
@@ -280,7 +280,7 @@ async def test_a_failing_subscriber_harms_nobody(
 
     database.subscribe(broken)
     database.subscribe(heard.extend)
-    assert await asyncio.wait_for(database.unit(lambda tx: tx.notify(1)), 5) is None
+    assert await asyncio.wait_for(database.unit(lambda tx: tx.notify(1)), 60) is None
     assert heard == [1]
     assert "subscriber failed" in caplog.text
 
@@ -290,10 +290,10 @@ async def test_a_cancelled_awaiter_does_not_stop_its_unit(database: Database) ->
 
     def slow(tx: Tx) -> None:
         begun.set()
-        assert release.wait(10)
+        assert release.wait(60)
 
     first = asyncio.ensure_future(database.unit(slow))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     cancelled = [
         asyncio.ensure_future(database.unit(lambda tx, i=i: insert(tx, f"n{i}"))) for i in range(20)
     ]
@@ -304,11 +304,11 @@ async def test_a_cancelled_awaiter_does_not_stop_its_unit(database: Database) ->
     release.set()
     await first
     await database.unit(lambda tx: insert(tx, "last"))
-    for _ in range(100):
-        if await count(database) == 21:
-            break
+    deadline = time.monotonic() + 60
+    while (found := await count(database)) < 21:  # on PostgreSQL the last one is not the last
+        assert time.monotonic() < deadline, found
         await asyncio.sleep(0.02)
-    assert await count(database) == 21
+    assert found == 21
 
 
 async def test_units_from_threads_without_an_event_loop(database: Database) -> None:
@@ -363,8 +363,22 @@ async def sqlite(sqlite_path: Path) -> AsyncIterator[SqliteDatabase]:
 
 
 async def test_concurrent_units_share_commits(sqlite: SqliteDatabase) -> None:
-    await asyncio.gather(*(sqlite.unit(lambda tx, i=i: insert(tx, str(i))) for i in range(1000)))
-    assert sqlite.commits < 100
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(tx: Tx) -> None:
+        begun.set()
+        assert release.wait(60)
+
+    first = asyncio.ensure_future(sqlite.unit(slow))
+    assert await asyncio.to_thread(begun.wait, 60)
+    rest = [
+        asyncio.ensure_future(sqlite.unit(lambda tx, i=i: insert(tx, str(i)))) for i in range(1000)
+    ]
+    await asyncio.sleep(0)  # all are handed in, while a commit is on its way
+    before = sqlite.commits
+    release.set()
+    await asyncio.gather(first, *rest)
+    assert sqlite.commits - before < 10
     assert await count(sqlite) == 1000
 
 
@@ -379,15 +393,18 @@ async def test_the_log_is_moved_into_the_file_beside_the_writer(
     def rows_in_the_file() -> int:
         """Without the log: what the file alone holds."""
         with closing(sqlite3.connect(f"file:{sqlite_path}?immutable=1", uri=True)) as alone:
-            found: int = alone.execute("SELECT count(*) FROM leaders").fetchone()[0]
+            try:
+                found: int = alone.execute("SELECT count(*) FROM leaders").fetchone()[0]
+            except sqlite3.DatabaseError:  # one half of the log is moved
+                return -1
             return found
 
-    before = rows_in_the_file()
+    assert rows_in_the_file() == 0
     for n in range(EVERY):
         await sqlite.unit(lambda tx, name=str(n): insert(tx, name))  # type: ignore[misc]
 
     async with asyncio.timeout(30):
-        while rows_in_the_file() < before + EVERY:
+        while rows_in_the_file() < EVERY:
             await asyncio.sleep(0.01)
 
 
@@ -432,7 +449,7 @@ async def test_when_sqlite_undoes_everything_nothing_is_told_as_done(
 
     def slow(tx: Tx) -> None:
         begun.set()
-        assert release.wait(10)
+        assert release.wait(60)
 
     def good(tx: Tx) -> int:
         tx.notify("note")
@@ -443,7 +460,7 @@ async def test_when_sqlite_undoes_everything_nothing_is_told_as_done(
         tx.run(sql("INSERT OR ROLLBACK INTO leaders VALUES ('good', '', 0)"))
 
     first = asyncio.ensure_future(sqlite.unit(slow))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     rest = [asyncio.ensure_future(sqlite.unit(fn)) for fn in (good, disaster, good)]
     await asyncio.sleep(0)
     release.set()
@@ -464,10 +481,10 @@ async def test_a_commit_that_fails_fails_all_its_units(sqlite: SqliteDatabase) -
 
     def slow(tx: Tx) -> None:
         begun.set()
-        assert release.wait(10)
+        assert release.wait(60)
 
     first = asyncio.ensure_future(sqlite.unit(slow))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     good = asyncio.ensure_future(sqlite.unit(lambda tx: insert(tx, "good")))
     orphan = sql("INSERT INTO child VALUES (1)")
     bad = asyncio.ensure_future(sqlite.unit(lambda tx: tx.run(orphan)))
@@ -569,7 +586,7 @@ async def test_a_second_owner_is_refused_until_the_first_is_killed(sqlite_path: 
             await client.close()
         finally:
             owner.send_signal(signal.SIGKILL)
-            owner.wait(10)
+            owner.wait(60)
     third = SqliteDatabase(sqlite_path, SystemClock())
     await third.open()
     assert await count(third) == 1
@@ -601,7 +618,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     child = context.Process(target=_hold, args=(ready,), daemon=True)
     child.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         with pytest.raises(errors.DataDirInUse, match=rf"pid {os.getpid()}\b"):
             FileLock(tmp_path / "lock").acquire()  # the child's copy being closed frees nothing
         lock.release()
@@ -632,7 +649,7 @@ def _swap(first: str, second: str, barrier: threading.Barrier, runs: list[str]) 
         tx.notify(first)
         tx.run(raise_until, name=first)
         if runs.count(first) == 1:
-            barrier.wait(10)
+            barrier.wait(60)
         tx.run(raise_until, name=second)
 
     return unit
@@ -647,7 +664,8 @@ async def test_a_deadlocked_unit_runs_again(postgres: PostgresDatabase) -> None:
     await asyncio.gather(
         postgres.unit(_swap("a", "b", barrier, runs)), postgres.unit(_swap("b", "a", barrier, runs))
     )
-    assert len(runs) == 3
+    # Whose undone run is tried again before the other one knows meets it in a deadlock once more.
+    assert len(runs) >= 3
     assert await postgres.read(lambda tx: tx.one(UNTIL, name="a")) == (2,)
     assert sorted(map(str, heard)) == ["a", "b"]  # not those of the run that was undone
 
@@ -682,7 +700,7 @@ async def test_a_conflict_without_end_is_given_up(
 def _hang_up(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
 

@@ -432,7 +432,7 @@ async def test_a_held_circuit_is_left_to_itself_after_its_time(api: Api) -> None
     for state in ("open", "closed"):
         held = await api.ok("POST", path, {"state": state, "for": 0.3, "reason": "short"})
         assert held["state"] == state
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (await api.ok("GET", path))["held"] is not None:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
@@ -631,7 +631,7 @@ async def test_a_sender_who_hangs_up_leaves_nothing_behind(api: Api, house: Hous
         * 30_000
     )
     await writer.drain()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while await house.database.read(lambda tx: tx.one(PARTS)) == (0,):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)

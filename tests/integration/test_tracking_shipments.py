@@ -382,10 +382,10 @@ async def test_one_made_while_its_credential_is_removed_is_moved_with_the_others
             tx, "default", new, credentials=world.credentials, emit=world.acceptor.emit
         )
         made.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
 
     making = asyncio.create_task(world.database.unit(make))
-    assert await asyncio.to_thread(made.wait, 30)
+    assert await asyncio.to_thread(made.wait, 60)
     removing = asyncio.create_task(remove(world))
     await asyncio.wait([removing], timeout=0.3)
     go_on.set()

@@ -56,10 +56,21 @@ class Hall:
             slots=2,
         )
         waker = self.wakers[name]
-        return Worker(self.database, self.wakeups, waker, [kind], clock=SystemClock(), grace=1.0)
+        return Worker(self.database, self.wakeups, waker, [kind], clock=SystemClock(), grace=60.0)
 
-    def run(self, name: str) -> None:
-        self.tasks[name] = asyncio.create_task(self.workers[name].run())
+    async def run(self, name: str) -> None:
+        """Start the worker; returns when it has looked around: from then on wakes alone tell it."""
+        look, looked = self.workers[name]._look_everywhere, asyncio.Event()
+
+        async def look_everywhere() -> None:
+            await look()
+            looked.set()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.workers[name], "_look_everywhere", look_everywhere)
+            self.tasks[name] = asyncio.create_task(self.workers[name].run())
+            async with asyncio.timeout(60):
+                await looked.wait()
 
     async def put(self, *rows: str) -> None:
         """A row each in a lane of its own, and its wake."""
@@ -73,7 +84,7 @@ class Hall:
         await self.wakeups.publish([Wake("job", row) for row in rows])
 
     async def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, self.started
             await asyncio.sleep(0.005)
@@ -90,9 +101,8 @@ class Hall:
 
 async def test_a_busy_worker_leaves_wakes_to_others(database: Database) -> None:
     hall = Hall(database)
-    hall.run("one")
-    hall.run("two")
-    await asyncio.sleep(0.1)  # both have looked around: from now on wakes alone tell them
+    await hall.run("one")
+    await hall.run("two")
     await hall.put("a", "b", "c", "d")
     await hall.until(lambda: len(hall.started) == 4)
     assert sorted(name for name, _ in hall.started) == ["one", "one", "two", "two"]
@@ -115,13 +125,15 @@ async def test_a_wake_for_no_lane_is_told_of(
 
     monkeypatch.setattr("penstock.work.line.log", log)
     hall = Hall(database)
-    hall.run("one")
+    await hall.run("one")
     await hall.wakeups.publish([Wake("job", "gone")])
     await hall.put("a")
     await hall.until(lambda: hall.started == [("one", "a")])
     await hall.until(lambda: told)
     assert told == [{"event": "lane_unknown", "kind": "job", "lane": "gone"}]
-    assert (await hall.wakeups.stats()).in_flight == 0
+    async with asyncio.timeout(60):
+        while (await hall.wakeups.stats()).in_flight:
+            await asyncio.sleep(0.005)
     await hall.stop()
 
 

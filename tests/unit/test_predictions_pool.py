@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -113,6 +114,30 @@ async def test_one_that_takes_too_long_or_is_not_waited_for_is_killed(
         await running
     await gone(int(mark.read_text()))
     assert isinstance(await run(pool, "pid"), int)  # its place is free again
+
+
+async def test_one_that_begins_when_nobody_waits_any_more_is_ended(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    started: list[subprocess.Popen[bytes]] = []
+    start = pools._start
+
+    def slowly(end: int) -> subprocess.Popen[bytes]:
+        begun.set()
+        assert go_on.wait(60)
+        started.append(start(end))
+        return started[0]
+
+    monkeypatch.setattr(pools, "_start", slowly)
+    running = asyncio.create_task(run(pool, "pid"))
+    assert await asyncio.to_thread(begun.wait, 60)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    go_on.set()
+    await pool.close()  # waits for its threads
+    assert started[0].returncode == -signal.SIGKILL
 
 
 async def test_no_more_run_at_once_than_there_are_places(pool: Pool) -> None:

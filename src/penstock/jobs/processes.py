@@ -173,5 +173,11 @@ async def _start(environment: Mapping[str, str]) -> _Child:
         raise
     finally:
         theirs.close()
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    try:
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+    except BaseException:  # nobody waits any more: nor would anybody end the process
+        ours.close()
+        process.kill()
+        process.wait()
+        raise
     return _Child(process, reader, writer)

@@ -15,12 +15,14 @@ import os
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from penstock.errors import NotFound, PenstockError, StorageFull, StorageUnavailable
 from penstock.predictions.refusal import MissingExtra, Question, Unusable
+
+T = TypeVar("T")
 
 IDLE: Final = 60.0  # seconds after which a process that nobody needs is ended
 # sys.path is handed on: what the parent can import, the child can.
@@ -55,7 +57,7 @@ class Pool:
         after so many seconds, `ProcessDied`, `Failed`.
         """
         async with self._free:
-            child = self._take() or await self._call(_Child)
+            child = self._take() or await self._begin()
             try:
                 async with asyncio.timeout(within):
                     kind, value = await self._call(child.ask, (function, args))
@@ -78,10 +80,18 @@ class Pool:
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _call(self, function: Any, *args: Any) -> Any:
-        future = asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
-        # If nobody waits any more, nobody need hear how it ended.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(future)
+        return await _shielded(
+            asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        )
+
+    async def _begin(self) -> _Child:
+        beginning = self._threads.submit(_Child)
+        try:
+            return await _shielded(asyncio.wrap_future(beginning))
+        except asyncio.CancelledError:
+            # It begins all the same, and nobody else would end it.
+            beginning.add_done_callback(_end)
+            raise
 
     def _take(self) -> _Child | None:
         while self._idle:
@@ -138,6 +148,17 @@ class _Child:
             self.connection.close()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"the process that did the work ended with {how}"
+
+
+async def _shielded(future: asyncio.Future[T]) -> T:
+    # If nobody waits any more, nobody need hear how it ended.
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(future)
+
+
+def _end(beginning: Future[_Child]) -> None:
+    if beginning.exception() is None:
+        beginning.result().end()
 
 
 def _start(end: int) -> subprocess.Popen[bytes]:
