@@ -36,6 +36,10 @@ class ProcessDied(PenstockError):
     """The process that did the work ended before its time."""
 
 
+class NotBegun(ProcessDied):
+    """It ended before it began the work."""
+
+
 class Failed(PenstockError):
     """The work raised what it should not; the message is the exception's."""
 
@@ -57,20 +61,12 @@ class Pool:
         after so many seconds, `ProcessDied`, `Failed`.
         """
         async with self._free:
-            child = self._take() or await self._begin()
-            try:
-                async with asyncio.timeout(within):
-                    kind, value = await self._call(child.ask, (function, args))
-            except (EOFError, OSError) as exc:
-                if isinstance(exc, TimeoutError):
-                    self._discard(child)
-                    raise
-                raise ProcessDied(await self._call(child.end)) from None
-            except BaseException:
-                self._discard(child)
-                raise
-            self._keep(child)
-        return _result(kind, value)
+            request = (function, args)
+            if used := self._take():
+                # One that was killed while it was idle may not be seen to be dead yet.
+                with contextlib.suppress(NotBegun):
+                    return _result(*await self._ask(used, request, within))
+            return _result(*await self._ask(await self._begin(), request, within))
 
     async def close(self) -> None:
         """End the processes; one that is busy is killed when whoever waits for it is cancelled."""
@@ -78,6 +74,22 @@ class Pool:
             self._discard(child)
         self._idle.clear()
         await asyncio.to_thread(self._threads.shutdown)
+
+    async def _ask(self, child: _Child, request: Any, within: float) -> tuple[str, Any]:
+        try:
+            async with asyncio.timeout(within):
+                answer: tuple[str, Any] = await self._call(child.ask, request)
+        except (EOFError, OSError) as exc:
+            if isinstance(exc, TimeoutError):
+                self._discard(child)
+                raise
+            died = ProcessDied if child.begun else NotBegun
+            raise died(await self._call(child.end)) from None
+        except BaseException:
+            self._discard(child)
+            raise
+        self._keep(child)
+        return answer
 
     async def _call(self, function: Any, *args: Any) -> Any:
         return await _shielded(
@@ -127,6 +139,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         self.connection = Connection(ours.detach())
         self.retire: asyncio.TimerHandle | None = None
+        self.begun = False
         try:
             with theirs:
                 self.process = _start(theirs.fileno())
@@ -135,8 +148,11 @@ class _Child:
             raise
 
     def ask(self, request: Any) -> tuple[str, Any]:
-        """Send a request and wait for its answer."""
+        """Send a request and wait for its answer; `begun` says whether that is being made."""
+        self.begun = False
         self.connection.send(request)
+        self.connection.recv()
+        self.begun = True
         kind, value = self.connection.recv()
         return kind, value
 

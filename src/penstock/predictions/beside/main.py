@@ -1,4 +1,7 @@
-"""A process of the pool: it serves its parent, one function after another, until that is gone."""
+"""A process of the pool: it serves its parent, one function after another, until that is gone.
+
+It sends two things for each request: None as it begins, then the answer.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ def main() -> None:
     threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
     while True:
         function, args = requests.get()
+        connection.send(None)
         connection.send(_answer(function, args))
 
 
