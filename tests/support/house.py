@@ -76,20 +76,38 @@ def database_down(url: str) -> Iterator[None]:
     name = url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(url.replace(f"/{name}", "/postgres"), autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-        )
         try:
+            _end_all(admin, name)
             yield
         finally:
             admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
 
 
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+# Who is connecting holds a lock on the database before it asks whether it may, and is seen in
+# pg_stat_activity only later.
+_CONNECTED = """
+SELECT pid FROM pg_stat_activity WHERE datname = %(name)s
+UNION
+SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = objid
+WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND datname = %(name)s
+"""
+
+
+def _end_all(admin: psycopg.Connection[Any], name: str) -> None:
+    """End the connections to the database; on return there is none."""
+    deadline = time.monotonic() + 60
+    while found := admin.execute(_CONNECTED, {"name": name}).fetchall():
+        assert time.monotonic() < deadline, found
+        for (pid,) in found:
+            admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        time.sleep(0.005)
+
+
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for it."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"nothing within {seconds:g} s"
         await asyncio.sleep(0.02)
 
 
