@@ -1,0 +1,45 @@
+"""Time on the test's event loop: passed at once, or found to have been lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+_EVERY = 0.02  # seconds
+
+
+def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """So many seconds later, for the running loop's timers and whoever asks it for the time."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now() + seconds)
+
+
+@dataclass
+class Lost:
+    """Seconds, in all, in which the loop did not run though it should have."""
+
+    seconds: float = 0.0
+
+
+@asynccontextmanager
+async def lost_time() -> AsyncIterator[Lost]:
+    """What a busy machine takes from the block: whatever is timed there may be as much later."""
+    lost, loop = Lost(), asyncio.get_running_loop()
+
+    async def look() -> None:
+        while True:
+            asked = loop.time()
+            await asyncio.sleep(_EVERY)
+            lost.seconds += loop.time() - asked - _EVERY
+
+    looking = asyncio.create_task(look())
+    try:
+        yield lost
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
