@@ -1,6 +1,7 @@
 """Temporary folders that go with the process that made them, however that ends.
 
-What a killed process leaves behind stays for good, and in /dev/shm it takes memory.
+What a killed process leaves behind stays for good, and in /dev/shm it takes memory. With a folder
+go the processes whose TMPDIR it is: servers that tests started and could not end any more.
 """
 
 from __future__ import annotations
@@ -12,12 +13,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-# Its standard input ends when the process does. Others that end with it may still be writing.
+# Its standard input ends when the process does. Those that end by themselves meanwhile are given
+# five seconds.
 _AFTERWARDS = """
 trap '' HUP INT TERM
 read -r _
 tries=0
-until rm -rf "$1" || [ $tries -ge 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+signal=TERM
+while [ $tries -lt 100 ]; do
+    left=$(grep -lszxF "TMPDIR=$1" /proc/[0-9]*/environ | cut -d / -f 3)
+    [ -n "$left" ] || ! rm -rf "$1" || exit 0
+    kill -s $signal $left
+    [ $tries -lt 50 ] || signal=KILL
+    tries=$((tries + 1))
+    sleep 0.1
+done
+rm -rf "$1"
 """
 
 

@@ -15,9 +15,11 @@ from support.procfs import gone
 
 TESTS = Path(__file__).parents[1]
 KEEP = """
-import sys
+import subprocess, sys
 from support import scratch
-print(scratch.folder("kept-", sys.argv[1]), flush=True)
+made = scratch.folder("kept-", sys.argv[1])
+other = subprocess.Popen(["sleep", "600"], env={"PATH": "/bin:/usr/bin", "TMPDIR": str(made)})
+print(made, other.pid, flush=True)
 sys.stdin.read()
 """
 NURSE = """
@@ -45,11 +47,13 @@ def started(program: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_folder_goes_with_its_process(tmp_path: Path, killed: bool) -> None:
+async def test_a_folder_goes_with_its_process(tmp_path: Path, killed: bool) -> None:
     with started(KEEP, str(tmp_path)) as process:
         assert process.stdout is not None
-        made = Path(process.stdout.readline().strip())
+        name, pid = process.stdout.readline().split()
+        made = Path(name)
         assert list(tmp_path.iterdir()) == [made]
         (made / "below").mkdir()
         (made / "below" / "file").write_text("something")
@@ -60,6 +64,7 @@ def test_a_folder_goes_with_its_process(tmp_path: Path, killed: bool) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert list(tmp_path.iterdir()) == []
+    await gone(int(pid))
 
 
 @forks
