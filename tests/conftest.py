@@ -326,6 +326,7 @@ def _cluster(binaries: Path) -> Iterator[str]:
                 + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
                 stdout=output,
                 stderr=output,
+                start_new_session=True,  # Ctrl-C ends the tests, and they end this
                 preexec_fn=_die_with_parent,
                 **options,
             )
