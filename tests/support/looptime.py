@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -21,9 +21,18 @@ def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 @dataclass
 class Lost:
-    """Seconds, in all, in which the loop did not run though it should have."""
+    """When the loop did not run though it should have: from and until, by its own clock."""
 
-    seconds: float = 0.0
+    pieces: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return sum(end - begin for begin, end in self.pieces)
+
+    def between(self, begin: float, end: float) -> float:
+        """Seconds of that time."""
+        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self.pieces)
 
 
 @asynccontextmanager
@@ -33,9 +42,9 @@ async def lost_time() -> AsyncIterator[Lost]:
 
     async def look() -> None:
         while True:
-            asked = loop.time()
+            due = loop.time() + _EVERY
             await asyncio.sleep(_EVERY)
-            lost.seconds += loop.time() - asked - _EVERY
+            lost.pieces.append((due, loop.time()))
 
     looking = asyncio.create_task(look())
     try:
