@@ -30,6 +30,7 @@ from penstock.storage import Database, migrate
 from penstock.storage.postgres import PostgresDatabase
 from penstock.storage.sqlite import SqliteDatabase
 from penstock.storage.tables import metadata
+from support import scratch
 from support.nursery import NURSERY, warm_pools
 
 # Whoever runs the tests in the background of a script has Ctrl-C ignored, and so would have all
@@ -37,6 +38,13 @@ from support.nursery import NURSERY, warm_pools
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What tests and the processes they start leave among the temporary files goes when this process
+# ends or is killed. pytest's own folders, which it keeps for a while, stay where they would be; so
+# pytest-xdist's processes find the same folder here.
+TEMPORARY = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+tempfile.tempdir = os.environ["TMPDIR"] = str(scratch.folder("penstock-tests-", TEMPORARY))
+
+LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec it must not be
 POSTGRES_NOW = "penstock_test.now()"
 TABLES = [table.name for table in metadata.sorted_tables]
 
@@ -285,9 +293,7 @@ def _find_binaries() -> Path | None:
 @contextmanager
 def _cluster(binaries: Path) -> Iterator[str]:
     # A short path (a socket's may have 107 bytes) that another user may enter.
-    given = tempfile.gettempdir()
-    folder = given if len(given) <= 20 else "/tmp"
-    home = Path(tempfile.mkdtemp(prefix="penstock-pg-", dir=folder))
+    home = scratch.folder("penstock-pg-", TEMPORARY if len(TEMPORARY) <= 20 else "/tmp")
     options: dict[str, Any] = {"cwd": home, "stdin": subprocess.DEVNULL}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         user = _unprivileged()
@@ -310,6 +316,8 @@ def _cluster(binaries: Path) -> Iterator[str]:
             "shared_buffers": "64MB",
             "max_connections": "200",
             "autovacuum": "off",
+            # In its own folder: what is in /dev/shm outlives a server that is killed.
+            "dynamic_shared_memory_type": "mmap",
         }
         log = home / "log"
         with log.open("wb") as output:
@@ -318,6 +326,7 @@ def _cluster(binaries: Path) -> Iterator[str]:
                 + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
                 stdout=output,
                 stderr=output,
+                start_new_session=True,  # Ctrl-C ends the tests, and they end this
                 preexec_fn=_die_with_parent,
                 **options,
             )
@@ -326,9 +335,9 @@ def _cluster(binaries: Path) -> Iterator[str]:
             _wait_for(url, server, log)
             yield url
         finally:
-            server.send_signal(signal.SIGINT)  # fast shutdown
+            server.send_signal(signal.SIGQUIT)  # at once: nobody wants the data any more
             try:
-                server.wait(10)
+                server.wait(60)
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
@@ -344,12 +353,12 @@ def _unprivileged() -> pwd.struct_passwd:
 
 
 def _die_with_parent() -> None:
-    # PR_SET_PDEATHSIG: a killed test run leaves no server behind. SIGINT is a fast shutdown.
-    ctypes.CDLL(None).prctl(1, signal.SIGINT)
+    # PR_SET_PDEATHSIG: a killed test run leaves no server behind. SIGQUIT ends it at once.
+    LIBC.prctl(1, signal.SIGQUIT)
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while True:
         try:
             psycopg.connect(url).close()
@@ -361,8 +370,16 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _administer(url: str, statement: str) -> None:
+    deadline = time.monotonic() + 60
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement.encode())
+        while True:
+            try:
+                connection.execute(statement.encode())
+                return
+            except psycopg.errors.ObjectInUse:
+                # PostgreSQL gives those whose connections it ends five seconds to go.
+                if time.monotonic() > deadline:
+                    raise
 
 
 def _with_database(url: str, name: str) -> str:

@@ -320,8 +320,9 @@ async def test_what_the_outbox_keeps_counts_as_delivered(kind: str) -> None:
 async def test_nobody_listens(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    bound = socket.socket()  # which does not listen, and nobody else can take its port
+    bound.bind(("127.0.0.1", 0))
+    port = bound.getsockname()[1]
     outlets = Outlets(
         smtp=SmtpServer("127.0.0.1", port),
         mail_from=Sender("", "penstock@example.com"),
@@ -331,6 +332,7 @@ async def test_nobody_listens(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     targets = {"email": "ada@example.com", "sms": "+14155552671", "sqs": QUEUE}
     async with AsyncExitStack() as stack:
+        stack.callback(bound.close)
         for each in (outlets, replace(outlets, mail_by="ses")):
             destination = await _destination(stack, kind, each)
             rig = Rig(destination, targets[kind], (), *[lambda: None] * 4, lambda: 0)

@@ -37,6 +37,7 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         monkeypatch.setenv(name, value)
     server.objects.clear()
     server.calls.clear()
+    server.chance.seed(5)  # what goes wrong must not depend on which tests went before
     yield server
     for name in ("slow_down", "latency", "cut"):
         setattr(server.faults, name, 0.0)

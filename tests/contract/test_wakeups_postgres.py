@@ -15,6 +15,7 @@ import pytest
 from penstock.telemetry import LogEvent
 from penstock.work.wakeups import EVERYTHING, Wake, WakeupsUnavailable
 from penstock.work.wakeups.postgres import PostgresWakeups
+from support.looptime import pass_time
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
@@ -74,14 +75,14 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 async def lanes(wakeups: PostgresWakeups, limit: int = 100) -> list[str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         messages = await wakeups.receive(limit)
     await wakeups.acknowledge(messages)
     return [message.lane for message in messages]
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -117,7 +118,7 @@ async def test_the_first_leaves_at_once_and_those_that_follow_leave_together(sit
     await asyncio.gather(*(wakeups.publish([Wake("job", str(n))]) for n in range(1, 200)))
     heard = [
         json.loads(notification.payload)
-        async for notification in listener.notifies(timeout=5, stop_after=2)
+        async for notification in listener.notifies(timeout=60, stop_after=2)
     ]
     assert heard == [[["job", "0"]], [["job", str(n)] for n in range(1, 200)]]
 
@@ -157,13 +158,22 @@ async def test_a_lost_connection_comes_back_and_wakes_everything(site: Site) -> 
 
 async def test_what_is_held_and_delayed_outlives_the_connection(site: Site) -> None:
     receiver = await site.open(retry_first=0.01)
-    await receiver.publish([Wake("job", "held"), Wake("job", "later", 0.3)])
-    (held,) = await receiver.receive(1)
-    await site.hang_up()
-    assert await lanes(receiver) == [EVERYTHING]
-    assert await lanes(receiver) == ["later"]
-    await receiver.release([held])
-    assert await lanes(receiver) == ["held"]
+    for delay in (0.3, 3.0, 30.0):  # longer where a busy machine takes as long to connect again
+        await receiver.publish([Wake("job", "held"), Wake("job", "later", delay)])
+        (held,) = await receiver.receive(1)
+        assert held.lane == "held"
+        await site.hang_up()
+        seen = await lanes(receiver)
+        if outlived := seen == [EVERYTHING]:
+            assert (await receiver.stats()).in_flight == 1
+        while len(seen) < 2:
+            seen += await lanes(receiver)
+        assert sorted(seen) == sorted([EVERYTHING, "later"])
+        await receiver.release([held])
+        assert await lanes(receiver) == ["held"]
+        if outlived:
+            return
+    pytest.fail("the machine is too busy to connect again within half a minute")
 
 
 async def test_an_unreachable_server_is_tried_again_ever_less_often(
@@ -191,8 +201,10 @@ async def test_publishing_to_an_unreachable_server_raises(listen: bool) -> None:
     await wakeups.close()
 
 
-async def test_publishing_works_again_after_an_outage(site: Site) -> None:
-    sender = await site.open(listen=False, retry_first=0.05, gap=0.0)
+async def test_publishing_works_again_after_an_outage(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = await site.open(listen=False, retry_first=100.0, gap=0.0)
     good, sender._conninfo = sender._conninfo, NOWHERE
     with pytest.raises(WakeupsUnavailable):
         await sender.publish([Wake("job", "a")])
@@ -200,7 +212,7 @@ async def test_publishing_works_again_after_an_outage(site: Site) -> None:
     sender._conninfo = good
     with pytest.raises(WakeupsUnavailable):  # it does not knock for every wake
         await sender.publish([Wake("job", "a")])
-    await asyncio.sleep(0.06)
+    pass_time(monkeypatch, 101)
     await sender.publish([Wake("job", "a")])
     assert sender.healthy
 
@@ -225,7 +237,7 @@ async def test_publishing_after_close_is_an_error(site: Site) -> None:
 
 
 async def test_closing_while_the_server_is_away_does_not_wait() -> None:
-    wakeups = PostgresWakeups(NOWHERE)
+    wakeups = PostgresWakeups(NOWHERE, retry_first=600.0)
     await wakeups.open()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await wakeups.close()

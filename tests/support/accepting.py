@@ -12,10 +12,11 @@ import asyncio
 from aiohttp import web
 
 
-async def stop_accepting(runner: web.AppRunner) -> None:
+async def stop_accepting(of: web.AppRunner | asyncio.Server) -> None:
     """Take no more connections; on return those that were taken have begun."""
     loop = asyncio.get_running_loop()
-    for site in runner.sites:
-        for listening in getattr(site._server, "sockets", ()):
+    servers = [site._server for site in of.sites] if isinstance(of, web.AppRunner) else [of]
+    for server in servers:
+        for listening in getattr(server, "sockets", ()):
             loop.remove_reader(listening.fileno())
     await asyncio.sleep(0)

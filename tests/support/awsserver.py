@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from support.accepting import stop_accepting
+
 ID = "a7d1f9a6-0000-4000-8000-000000000001"
 _SNS = 'xmlns="http://sns.amazonaws.com/doc/2010-03-31/"'
 
@@ -60,6 +62,7 @@ class AwsServer:
     async def __aexit__(self, *_: object) -> None:
         if self.gate is not None:
             self.gate.set()
+        await stop_accepting(self._runner)
         await self._runner.cleanup()
 
     async def _take(self, request: web.Request) -> web.Response:

@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from support.accepting import stop_accepting
+
 CLIENT_ID = "client-of-penstock"
 SECRET = "s3cr3t-that-nobody-may-read"  # no test may find it in a log, an error or a repr
 
@@ -84,6 +86,7 @@ class CarrierServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await stop_accepting(self._runner)
         await self._runner.cleanup()
 
     def answers(self, *script: Reply | Script) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from support.looptime import lost_time
 from support.process import Process, Up
 from support.receiver import Receiver
 from support.sqs_queue import Mischief
@@ -76,39 +77,75 @@ def database_down(url: str) -> Iterator[None]:
     name = url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(url.replace(f"/{name}", "/postgres"), autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-        )
         try:
+            _end_all(admin, name)
             yield
         finally:
             admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
 
 
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+# Who is connecting holds a lock on the database before it asks whether it may, and is seen in
+# pg_stat_activity only later.
+_CONNECTED = """
+SELECT pid FROM pg_stat_activity WHERE datname = %(name)s
+UNION
+SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = objid
+WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND datname = %(name)s
+"""
+
+
+def _end_all(admin: psycopg.Connection[Any], name: str) -> None:
+    """End the connections to the database; on return there is none."""
+    deadline = time.monotonic() + 60
+    while found := admin.execute(_CONNECTED, {"name": name}).fetchall():
+        assert time.monotonic() < deadline, found
+        for (pid,) in found:
+            admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        time.sleep(0.005)
+
+
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for it."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"nothing within {seconds:g} s"
         await asyncio.sleep(0.02)
 
 
+# A look now and then would miss what is due soon, where the machine is busy.
+_KEEP_DUES = """
+CREATE TABLE test_dues AS SELECT due_at FROM deliveries;
+CREATE FUNCTION test_keep_due() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO test_dues VALUES (new.due_at);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER test_keep_due AFTER INSERT OR UPDATE ON deliveries
+  FOR EACH ROW EXECUTE FUNCTION test_keep_due();
+"""
+
+
 async def late(url: str, receiver: Receiver, path: str, *, retries: int) -> list[float]:
-    """How many seconds after they were due the retries came to this path; of one delivery."""
-    dues: set[int] = set()
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        deadline = time.monotonic() + 60
-        while len(receiver.at(path)) <= retries:
-            assert time.monotonic() < deadline, dues
-            found = await connection.execute("SELECT due_at FROM deliveries")
-            dues |= {due for (due,) in await found.fetchall() if due is not None}
-            await asyncio.sleep(0.02)
+    """How many seconds after they were due the retries came to this path; of one delivery.
+
+    Time that this process was kept from taking them does not count.
+    """
+    async with (
+        lost_time() as lost,
+        await psycopg.AsyncConnection.connect(url, autocommit=True) as connection,
+    ):
+        await connection.execute(_KEEP_DUES)
+        await receiver.arrived(path, retries + 1)
+        await asyncio.sleep(0.05)  # for what was lost last to be seen
+        found = await connection.execute("SELECT DISTINCT due_at FROM test_dues ORDER BY due_at")
+        dues = [due for (due,) in await found.fetchall() if due is not None]
     wall = time.time() - time.monotonic()
     pushes = receiver.at(path)[1:]
     # The first may have been seen before its claim: the latest are those of the retries.
-    whens = sorted(dues)[-retries:]
+    whens = [due / 1e6 - wall for due in dues[-retries:]]
     assert len(pushes) == len(whens) == retries
-    return [push.at + wall - due / 1e6 for push, due in zip(pushes, whens, strict=True)]
+    waits = [(push.at, due) for push, due in zip(pushes, whens, strict=True)]
+    return [at - due - lost.between(due, at) for at, due in waits]
 
 
 class House:

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from support.accepting import stop_accepting
 from support.nursery import NURSERY, Forked, possible
 from support.process import START, environment
 from support.sqs_queue import ACCOUNT
@@ -88,6 +89,7 @@ class Function:
 
     async def __aexit__(self, *_: object) -> None:
         await self.kill()
+        await stop_accepting(self._runner)
         await self._runner.cleanup()
 
     @property
@@ -98,8 +100,15 @@ class Function:
     @property
     def log(self) -> list[dict[str, Any]]:
         """The JSON lines that were written so far."""
-        text = (self._folder / "log").read_text()
-        return [json.loads(line) for line in text.splitlines() if line.startswith('{"timestamp"')]
+        return self._lines('{"timestamp"')
+
+    def _lines(self, start: str) -> list[dict[str, Any]]:
+        found = []
+        for line in (self._folder / "log").read_text().splitlines():
+            if line.startswith(start):
+                with contextlib.suppress(ValueError):  # it is being written
+                    found.append(json.loads(line))
+        return found
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line["event"] == event]
@@ -107,9 +116,8 @@ class Function:
     def metrics(self, name: str) -> list[tuple[dict[str, str], Any]]:
         """What was sent of a metric so far: dimensions and value, line by line."""
         found = []
-        for text in (self._folder / "log").read_text().splitlines():
-            line = json.loads(text) if text.startswith('{"_aws"') else {}
-            for directive in line.get("_aws", {}).get("CloudWatchMetrics", ()):
+        for line in self._lines('{"_aws"'):
+            for directive in line["_aws"].get("CloudWatchMetrics", ()):
                 if name in [each["Name"] for each in directive["Metrics"]]:
                     (dimensions,) = directive["Dimensions"]
                     found.append(({each: line[each] for each in dimensions}, line[name]))
@@ -142,11 +150,12 @@ class Function:
                     os.kill(self.pid, signal.SIGKILL)
             await self._watch
             self._watch = None
-        self._next = asyncio.Queue()
 
     async def _start(self) -> None:
         self.starts += 1
         self.starts_first = True
+        # The questions of an environment that has ended are still there, and answered by nobody.
+        self._next = asyncio.Queue()
         env = environment(self._folder / "data", self._env) | {
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._port}",
             "AWS_LAMBDA_FUNCTION_NAME": "penstock",

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from aiosmtpd.smtp import SMTP, AuthResult
 
+from support.accepting import stop_accepting
+
 
 @dataclass(frozen=True, slots=True)
 class Mail:
@@ -49,6 +51,7 @@ class MailServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await stop_accepting(self._server)
         self._server.close()
         talking = [one._handler_coroutine for one in self._open if one._handler_coroutine]
         for task in talking:

@@ -95,6 +95,7 @@ _BESIDE = tuple(
     for name in ("main", "inspect", "score", "finish", "outcomes", "models", "train")
 )
 _MOST = 200_000  # bytes of one request
+_START = 100.0  # seconds until a nursery has imported everything, on a busy machine
 # Python and the libraries of the terminal read these when they are loaded.
 _EARLY = ("PYTHON", "TERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
@@ -219,8 +220,8 @@ class Forked:
         self.returncode: int | None = None
         self._report = report
         self._lock = threading.Lock()
-        told = self._told(60.0)
-        assert told is not None, "the nursery has died"
+        told = self._told(_START)
+        assert told is not None, f"the nursery has not answered within {_START:g} s"
         self.pid = told
 
     def poll(self) -> int | None:
@@ -243,7 +244,8 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Nothing if it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # buried, and the news is on its way
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """kill -9."""
@@ -262,7 +264,9 @@ class Forked:
         return code
 
     def _told(self, timeout: float) -> int | None:
-        if not select.select([self._report], [], [], timeout)[0]:
+        waiting = select.poll()  # unlike select() it takes descriptors above 1023
+        waiting.register(self._report, select.POLLIN)
+        if not waiting.poll(timeout * 1000):
             return None
         said = self._report.recv(64)
         assert said, "the nursery has died"
@@ -279,8 +283,13 @@ request = json.dumps(request).encode()
 streams = array.array("i", [0, 1, 2])
 asked.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
 pid = int(asked.recv(64))
+def pass_on(number, _):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.signal(number, pass_on)
 code = int(asked.recv(64))
 if code < 0:
     signal.signal(-code, signal.SIG_DFL)
@@ -328,6 +337,9 @@ def _nurse(
             os.read(wake, 4096)
             _bury(reports)
         if life in ready:
+            # Who started it may have been killed, and so nobody else ends them.
+            for pid in reports:
+                os.kill(pid, signal.SIGKILL)
             os._exit(0)
         for pid, report in list(reports.items()):
             if report in ready:  # it says nothing: who asked for the process has been killed
@@ -345,6 +357,9 @@ def _nurse(
             continue
         report, _ = listener.accept()
         request, streams, _, _ = socket.recv_fds(report, _MOST, 4)
+        if not request:  # who connected has been killed
+            report.close()
+            continue
         pid = os.fork()
         if pid == 0:
             leave()
@@ -356,7 +371,8 @@ def _nurse(
         reports[pid] = report
         for descriptor in streams:
             os.close(descriptor)
-        report.send(b"%d" % pid)
+        with contextlib.suppress(OSError):  # who asked has been killed, which is seen above
+            report.send(b"%d" % pid)
 
 
 def _nurse_beside(listener: socket.socket, life: int) -> NoReturn:

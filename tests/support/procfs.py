@@ -11,6 +11,14 @@ import time
 from pathlib import Path
 
 
+def _threads(pid: int | str) -> list[Path]:
+    """The folders of the process's threads; none where it has ended."""
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):  # Path.glob raises them too
+        return []
+
+
 def _read(file: Path) -> str:
     """The file, or nothing where its process or thread has ended."""
     try:
@@ -24,14 +32,13 @@ def alive(pid: int) -> bool:
 
     The first thread is often dead before the others, which still hold the process's sockets.
     """
-    threads = (_read(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
+    threads = (_read(thread / "stat") for thread in _threads(pid))
     return any(each.rpartition(")")[2].split()[0] not in "ZX" for each in threads if each)
 
 
 def children(pid: int | str = "self") -> set[int]:
     """The processes that this one's threads have started and not buried."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for found in lists for child in _read(found).split()}
+    return {int(child) for thread in _threads(pid) for child in _read(thread / "children").split()}
 
 
 async def gone(pid: int, within: float = 20.0) -> None:

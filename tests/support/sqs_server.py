@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import re
+import socket
 import threading
 import uuid
 from collections import Counter
@@ -97,15 +98,19 @@ class SqsServer:
         application.router.add_post("/{path:.*}", self._take)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
+        # It never listens: it keeps the port for this server while that is shut.
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._kept.bind(("127.0.0.1", self._port))
+        self._port = self._kept.getsockname()[1]
         await self.listen()
         return self
 
     async def listen(self) -> None:
         """Take connections (again), on the same port as before."""
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024, reuse_port=True)
         await site.start()
         self._site: web.TCPSite | None = site
-        self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
 
     async def shut(self) -> None:
@@ -125,6 +130,7 @@ class SqsServer:
         self._changed.set()
         await stop_accepting(self._runner)
         await self._runner.cleanup()
+        self._kept.close()
 
     def sync(self, call: Callable[[], T]) -> T:
         """Run `call` where the server runs, from another thread."""
