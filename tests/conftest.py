@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, LiteralString
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -36,6 +37,12 @@ from support.nursery import NURSERY, warm_pools
 # processes that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes, or is in the making, says how busy the machine is and nothing else.
+hypothesis.settings.register_profile(
+    "penstock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("penstock")
 
 POSTGRES_NOW = "penstock_test.now()"
 TABLES = [table.name for table in metadata.sorted_tables]
