@@ -22,10 +22,11 @@ def _read(file: Path) -> str:
 def alive(pid: int) -> bool:
     """Whether a thread of the process runs: one that is dead and not buried by its parent is not.
 
-    The first thread is often dead before the others, which still hold the process's sockets.
+    The first thread is often dead before the others, which still hold the process's sockets; and
+    the parent cannot bury it (waitpid(2)) before they are off the list, dead (X) as they may be.
     """
     threads = (_read(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
-    return any(each.rpartition(")")[2].split()[0] not in "ZX" for each in threads if each)
+    return any(each.rpartition(")")[2].split()[0] != "Z" for each in threads if each)
 
 
 def children(pid: int | str = "self") -> set[int]:

@@ -15,7 +15,7 @@ import os
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -55,7 +55,7 @@ class Pool:
         after so many seconds, `ProcessDied`, `Failed`.
         """
         async with self._free:
-            child = self._take() or await self._call(_Child)
+            child = self._take() or await self._start()
             try:
                 async with asyncio.timeout(within):
                     kind, value = await self._call(child.ask, (function, args))
@@ -82,6 +82,15 @@ class Pool:
         # If nobody waits any more, nobody need hear how it ended.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(future)
+
+    async def _start(self) -> _Child:
+        starting = self._threads.submit(_Child)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(starting))
+        except asyncio.CancelledError:
+            # It starts all the same, and nobody else knows of it.
+            starting.add_done_callback(_end)
+            raise
 
     def _take(self) -> _Child | None:
         while self._idle:
@@ -138,6 +147,11 @@ class _Child:
             self.connection.close()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"the process that did the work ended with {how}"
+
+
+def _end(started: Future[_Child]) -> None:
+    if started.exception() is None:
+        started.result().end()
 
 
 def _start(end: int) -> subprocess.Popen[bytes]:
