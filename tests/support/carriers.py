@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
+import aiohttp
 from aiohttp import web
+
+from penstock.tracking.carriers.http import carrier_session
 
 CLIENT_ID = "client-of-penstock"
 SECRET = "s3cr3t-that-nobody-may-read"  # no test may find it in a log, an error or a repr
@@ -60,6 +63,13 @@ class Reply:
 
 
 Script = Callable[[Call], Reply]
+
+
+def patient_session() -> aiohttp.ClientSession:
+    """The pool of connections for tests of what answers mean, however late they come."""
+    return carrier_session(connect=60.0, read=60.0)
+
+
 HTML = b"<!doctype html><html><body>We are down for maintenance.</body></html>"
 
 
