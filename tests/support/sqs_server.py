@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import re
+import socket
 import threading
 import uuid
 from collections import Counter
@@ -97,6 +98,11 @@ class SqsServer:
         application.router.add_post("/{path:.*}", self._take)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
+        # Held for as long as this runs: in an outage the port would be anybody's to take.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", self._port))
+        self._port = self._held.getsockname()[1]
         await self.listen()
         return self
 
@@ -105,7 +111,6 @@ class SqsServer:
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024)
         await site.start()
         self._site: web.TCPSite | None = site
-        self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
 
     async def shut(self) -> None:
@@ -125,6 +130,7 @@ class SqsServer:
         self._changed.set()
         await stop_accepting(self._runner)
         await self._runner.cleanup()
+        self._held.close()
 
     def sync(self, call: Callable[[], T]) -> T:
         """Run `call` where the server runs, from another thread."""
