@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, LiteralString
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -45,6 +46,13 @@ TEMPORARY = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()
 tempfile.tempdir = os.environ["TMPDIR"] = str(scratch.folder("penstock-tests-", TEMPORARY))
 
 LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec it must not be
+
+# How long an example takes, or is in the making, says how busy the machine is and nothing else.
+hypothesis.settings.register_profile(
+    "penstock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("penstock")
+
 POSTGRES_NOW = "penstock_test.now()"
 TABLES = [table.name for table in metadata.sorted_tables]
 

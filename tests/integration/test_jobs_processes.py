@@ -212,28 +212,6 @@ async def test_cancelling_kills_the_process(shop: Any, t: testing.Testing, tmp_p
     await gone(int(file.read_text()))
 
 
-async def test_who_is_cancelled_while_a_process_starts_leaves_none_behind(
-    shop: Any, t: testing.Testing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = asyncio.Event()
-
-    async def connect(**_: Any) -> Any:
-        begun.set()
-        await asyncio.sleep(3600)
-
-    monkeypatch.setattr("penstock.jobs.processes.asyncio.open_unix_connection", connect)
-    before = children()
-    await shop.whoami.enqueue()
-    running = asyncio.create_task(t.run_until_idle())
-    await begun.wait()
-    (started,) = children() - before
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert started not in children()
-
-
 async def test_an_idle_process_that_was_killed_is_replaced(shop: Any, t: testing.Testing) -> None:
     first = await shop.whoami.enqueue()
     await t.run_until_idle()

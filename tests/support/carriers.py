@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
+import aiohttp
 from aiohttp import web
 
+from penstock.tracking.carriers.http import carrier_session
 from support.accepting import stop_accepting
 
 CLIENT_ID = "client-of-penstock"
@@ -62,6 +64,13 @@ class Reply:
 
 
 Script = Callable[[Call], Reply]
+
+
+def patient_session() -> aiohttp.ClientSession:
+    """The pool of connections for tests of what answers mean, however late they come."""
+    return carrier_session(connect=60.0, read=60.0)
+
+
 HTML = b"<!doctype html><html><body>We are down for maintenance.</body></html>"
 
 

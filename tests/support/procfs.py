@@ -27,13 +27,22 @@ def _read(file: Path) -> str:
         return ""
 
 
+def _threads(pid: int | str) -> list[Path]:
+    """Their folders. Not by `glob`, which fails where the process ends while it looks."""
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def alive(pid: int) -> bool:
     """Whether a thread of the process runs: one that is dead and not buried by its parent is not.
 
-    The first thread is often dead before the others, which still hold the process's sockets.
+    The first thread is often dead before the others, which still hold the process's sockets; and
+    the parent cannot bury it (waitpid(2)) before they are off the list, dead (X) as they may be.
     """
-    threads = (_read(thread / "stat") for thread in _threads(pid))
-    return any(each.rpartition(")")[2].split()[0] not in "ZX" for each in threads if each)
+    threads = [_read(thread / "stat") for thread in _threads(pid)]
+    return any(each.rpartition(")")[2].split()[0] != "Z" for each in threads if each)
 
 
 def children(pid: int | str = "self") -> set[int]:

@@ -121,7 +121,7 @@ NOW = int(time.time())
     [
         ({"exp": NOW - 120}, "expired"),
         ({"exp": ...}, "'exp'"),
-        ({"nbf": NOW + 3600}, "not valid yet"),
+        ({"nbf": NOW + 86_400}, "not valid yet"),
         ({"iss": "https://other.example/"}, "another issuer"),
         ({"iss": ...}, "'iss'"),
         ({"aud": "other"}, "another audience"),

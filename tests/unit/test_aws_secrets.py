@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
+from penstock.aws import secrets
 from penstock.aws.secrets import KEY, PASSWORD, Secrets
 from penstock.errors import SettingsError
 from support.sqs_server import ENVIRONMENT, REGION
@@ -44,6 +45,8 @@ async def manager(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Manager]:
     for name in ("PGPASSWORD", "PENSTOCK_SECRET_KEY", PASSWORD, KEY):
         monkeypatch.setenv(name, "")  # so that what a test sets is undone
         monkeypatch.delenv(name)
+    for name in ("_CONNECT", "_READ"):  # late on a busy machine, it would be asked once more
+        monkeypatch.setattr(secrets, name, 60.0)
     made = Manager()
     application = web.Application()
     application.router.add_post("/", made.take)

@@ -19,7 +19,6 @@ from penstock.tracking.carriers.base import (
     Query,
 )
 from penstock.tracking.carriers.dhl import Dhl
-from penstock.tracking.carriers.http import carrier_session
 from penstock.tracking.status import RETURNED
 from support.carriers import (
     SECRET,
@@ -29,6 +28,7 @@ from support.carriers import (
     dhl_event,
     dhl_found,
     dhl_shipment,
+    patient_session,
 )
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ class Asked:
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Asked]:
-    async with CarrierServer() as server, carrier_session() as session:
+    async with CarrierServer() as server, patient_session() as session:
         carrier = Dhl(
             Credential("settings", SPOKEN["dhl"].values), server.url, session, ManualClock()
         )

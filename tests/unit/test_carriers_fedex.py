@@ -20,7 +20,6 @@ from penstock.tracking.carriers.base import (
     Query,
 )
 from penstock.tracking.carriers.fedex import CODES, FedEx
-from penstock.tracking.carriers.http import carrier_session
 from support.carriers import (
     CLIENT_ID,
     SECRET,
@@ -34,6 +33,7 @@ from support.carriers import (
     fedex_reply,
     fedex_result,
     fedex_scan,
+    patient_session,
 )
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,7 @@ class Asked:
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Asked]:
-    async with CarrierServer() as server, carrier_session() as session:
+    async with CarrierServer() as server, patient_session() as session:
         carrier = FedEx(
             Credential("settings", SPOKEN["fedex"].values), server.url, session, ManualClock()
         )

@@ -17,7 +17,6 @@ from penstock.tracking.carriers.base import (
     NotFound,
     Query,
 )
-from penstock.tracking.carriers.http import carrier_session
 from penstock.tracking.carriers.royal_mail import RoyalMail
 from penstock.tracking.status import RETURNED
 from support.carriers import (
@@ -25,6 +24,7 @@ from support.carriers import (
     SECRET,
     SPOKEN,
     CarrierServer,
+    patient_session,
     royal_mail_error,
     royal_mail_event,
     royal_mail_found,
@@ -53,7 +53,7 @@ class Asked:
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Asked]:
-    async with CarrierServer() as server, carrier_session() as session:
+    async with CarrierServer() as server, patient_session() as session:
         credential = Credential("settings", SPOKEN["royal_mail"].values)
         carrier = RoyalMail(credential, server.url, session, ManualClock())
         yield Asked(server, carrier)

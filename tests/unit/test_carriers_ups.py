@@ -17,7 +17,6 @@ from penstock.tracking.carriers.base import (
     NotFound,
     Query,
 )
-from penstock.tracking.carriers.http import carrier_session
 from penstock.tracking.carriers.ups import Ups
 from penstock.tracking.carriers.ups_codes import CODES
 from support.carriers import (
@@ -25,6 +24,7 @@ from support.carriers import (
     SECRET,
     SPOKEN,
     CarrierServer,
+    patient_session,
     ups_activity,
     ups_error,
     ups_found,
@@ -55,7 +55,7 @@ class Asked:
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Asked]:
-    async with CarrierServer() as server, carrier_session() as session:
+    async with CarrierServer() as server, patient_session() as session:
         carrier = Ups(
             Credential("settings", SPOKEN["ups"].values), server.url, session, ManualClock()
         )

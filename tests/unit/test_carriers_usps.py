@@ -19,7 +19,6 @@ from penstock.tracking.carriers.base import (
     NotFound,
     Query,
 )
-from penstock.tracking.carriers.http import carrier_session
 from penstock.tracking.carriers.usps import Usps
 from penstock.tracking.carriers.usps_codes import of_event, of_parcel
 from support.carriers import (
@@ -29,6 +28,7 @@ from support.carriers import (
     Call,
     CarrierServer,
     Reply,
+    patient_session,
     usps_asked,
     usps_error,
     usps_event,
@@ -62,7 +62,7 @@ class Asked:
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Asked]:
-    async with CarrierServer() as server, carrier_session() as session:
+    async with CarrierServer() as server, patient_session() as session:
         carrier = Usps(
             Credential("settings", SPOKEN["usps"].values), server.url, session, ManualClock()
         )

@@ -585,12 +585,13 @@ def test_the_system_resolver_answers_and_fails(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_hanging_system_lookup_does_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
+    begun, release = threading.Semaphore(0), threading.Event()
     real = socket.getaddrinfo
 
     def slow(host: str, *args: object, **kwargs: object) -> object:
         if host == "slow.example":
-            release.wait(10)
+            begun.release()
+            release.wait(100)
             raise socket.gaierror(socket.EAI_AGAIN, "late")
         return real(host, *args, **kwargs)
 
@@ -598,7 +599,10 @@ def test_a_hanging_system_lookup_does_not_hold_up_others(monkeypatch: pytest.Mon
 
     async def scene() -> tuple[str, ...]:
         hanging = [asyncio.create_task(system_resolve("slow.example", 80)) for _ in range(40)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
+            for _ in hanging:
+                while not begun.acquire(blocking=False):
+                    await asyncio.sleep(0.005)
             found = await system_resolve("127.0.0.1", 80)
         for task in hanging:
             task.cancel()

@@ -89,11 +89,11 @@ async def test_a_result_that_cannot_be_stored_does_not_repeat_the_work(
 async def test_the_context_is_there_in_coroutines_and_threads(app: Penstock, bench: Bench) -> None:
     seen = []
 
-    @app.job(timeout=30)
+    @app.job(timeout=300)
     async def coroutine() -> None:
         seen.append(current_job())
 
-    @app.job(timeout=30)
+    @app.job(timeout=300)
     def thread() -> None:
         seen.append(current_job())
         assert threading.current_thread() is not threading.main_thread()
@@ -111,7 +111,7 @@ async def test_the_context_is_there_in_coroutines_and_threads(app: Penstock, ben
         3,
     )
     assert second.name == "thread"
-    assert 20 < first.remaining <= 30
+    assert 200 < first.remaining <= 300
     assert current_job() is None
 
 
@@ -235,7 +235,7 @@ async def test_a_thread_past_its_timeout_is_reported_and_keeps_its_place(
 
     @app.job(timeout=0.02, retries=1, backoff=[1])
     def stuck() -> None:
-        release.wait(10)
+        release.wait(100)
 
     first, second = await bench.run("stuck"), await bench.run("stuck")
     assert isinstance(first, Retry)
@@ -247,12 +247,10 @@ async def test_a_thread_past_its_timeout_is_reported_and_keeps_its_place(
     assert "2 threads" in full.reason
 
     release.set()
-    for _ in range(200):
-        if isinstance(await bench.run("stuck"), Done):
-            break
+    deadline = time.monotonic() + 60
+    while not isinstance(last := await bench.run("stuck"), Done):
+        assert time.monotonic() < deadline, f"the places were not given back: {last}"
         await asyncio.sleep(0.01)
-    else:
-        pytest.fail("the places were not given back")
 
 
 async def test_being_cancelled_is_not_an_outcome(app: Penstock, bench: Bench) -> None:
@@ -301,7 +299,7 @@ async def test_sys_exit_in_a_coroutine_does_not_end_the_worker(app: Penstock, be
 
 
 async def test_threads_run_at_the_same_time(app: Penstock, bench: Bench) -> None:
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=60)
 
     @app.job
     def job() -> None:
@@ -329,13 +327,20 @@ def test_no_thread_outlives_an_idle_pool() -> None:
     @app.job
     def quick() -> None: ...
 
+    before = set(threading.enumerate())  # which other tests may have left stuck in their jobs
+
+    def started() -> list[threading.Thread]:
+        found = set(threading.enumerate()) - before
+        return [each for each in found if each.name.startswith("penstock-job-")]
+
     async def main() -> None:
         bench = Bench(app)
         await bench.run("quick")
+        assert started()
         await bench.runner.close()
 
     asyncio.run(main())
-    deadline = time.monotonic() + 5
-    while any(t.name.startswith("penstock-job-") for t in threading.enumerate()):
-        assert time.monotonic() < deadline
+    deadline = time.monotonic() + 60
+    while left := started():
+        assert time.monotonic() < deadline, left
         time.sleep(0.01)

@@ -103,10 +103,10 @@ def test_no_numbers(cell: str) -> None:
 def test_a_long_cell_is_looked_at_as_quickly_as_many_short_ones(part: str, filling: str) -> None:
     """Where two parts of a pattern could share the same blanks this took minutes."""
     cell = part.format(filling * 20_000)
-    begin = time.monotonic()
+    begin = time.thread_time()
     shape(cell)
     is_date(cell)
-    assert time.monotonic() - begin < 5
+    assert time.thread_time() - begin < 5
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,16 @@ async def run(pool: Pool, name: str, *args: object, within: float = 60.0) -> obj
     return await pool.run(f"pooltests:{name}", *args, within=within)
 
 
+async def begun(mark: Path, running: asyncio.Task[object]) -> int:
+    """The process that sleeps, once it has written there which one it is."""
+    deadline = time.monotonic() + 60
+    while not mark.exists() or not mark.read_text():
+        assert not running.done(), running
+        assert time.monotonic() < deadline, "it does not begin"
+        await asyncio.sleep(0.02)
+    return int(mark.read_text())
+
+
 async def test_answers_and_refusals_come_back_from_one_process(pool: Pool) -> None:
     first = await run(pool, "pid")
     assert first != os.getpid()
@@ -86,9 +96,7 @@ async def test_a_process_that_dies_is_said_and_replaced(pool: Pool, tmp_path: Pa
         await run(pool, "leave")
     mark = tmp_path / "mark"
     running = asyncio.create_task(run(pool, "sleep", str(mark)))
-    while not mark.exists() or not mark.read_text():
-        await asyncio.sleep(0.02)
-    os.kill(int(mark.read_text()), signal.SIGKILL)
+    os.kill(await begun(mark, running), signal.SIGKILL)
     with pytest.raises(ProcessDied, match="signal 9"):
         await running
     idle = await run(pool, "pid")
@@ -106,12 +114,11 @@ async def test_one_that_takes_too_long_or_is_not_waited_for_is_killed(
     await gone(late)  # type: ignore[arg-type]
     mark = tmp_path / "left"
     running = asyncio.create_task(run(pool, "sleep", str(mark)))
-    while not mark.exists() or not mark.read_text():
-        await asyncio.sleep(0.02)
+    left = await begun(mark, running)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await gone(int(mark.read_text()))
+    await gone(left)
     assert isinstance(await run(pool, "pid"), int)  # its place is free again
 
 
@@ -165,9 +172,10 @@ pools._BOOT = pools._BOOT.replace(
 asyncio.run(pools.Pool(1).run("pooltests:sleep", {str(mark)!r}, within=60))
 """
     parent = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not mark.exists() or not mark.read_text():
-        assert time.monotonic() < deadline
+        assert parent.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline, "it does not begin"
         await asyncio.sleep(0.02)
     parent.kill()
     parent.wait()

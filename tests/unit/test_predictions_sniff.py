@@ -62,11 +62,11 @@ def test_a_delimiter_is_chosen_by_the_names_that_are_hoped_for() -> None:
 def test_a_long_name_is_refused_at_once(cell: str, filling: str) -> None:
     """Where two parts of a pattern could share the same blanks this took minutes."""
     name = cell.format(filling * 10_000)
-    begin = time.monotonic()
+    begin = time.thread_time()
     for head in (f'a,"{name}"', f'words\na,"{name}"'):
         with pytest.raises(Unusable):
             sniff(io.BytesIO(f"{head}\n1,2\n".encode()))
-    assert time.monotonic() - begin < 5
+    assert time.thread_time() - begin < 5
 
 
 def test_answers_settle_what_was_asked() -> None:

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -96,10 +96,16 @@ def test_what_the_official_package_signs_is_verified(msg_id: str, key: bytes, ra
     verify(given_headers, body, [key], now=NOW)
 
 
+def padded(some: list[bytes]) -> set[bytes]:
+    """As HMAC takes keys (RFC 2104): zeros fill them up to a block, and make no other key."""
+    return {key.ljust(64, b"\0") for key in some}
+
+
 @given(st.lists(keys, min_size=1, max_size=3), st.lists(keys, min_size=1, max_size=3))
+@example([bytes(24)], [bytes(25)])
 def test_one_shared_secret_is_enough_and_none_is_not(ours: list, theirs: list) -> None:
     sent = headers(ours, "evt_1", NOW, BODY)
-    if set(ours) & set(theirs):
+    if padded(ours) & padded(theirs):
         verify(sent, BODY, theirs, now=NOW)
     else:
         with pytest.raises(BadSignature):

@@ -15,6 +15,8 @@ from penstock.errors import SettingsError
 
 PASSWORD: Final = "PENSTOCK_DATABASE_PASSWORD_SECRET_ARN"  # noqa: S105 - a variable's name
 KEY: Final = "PENSTOCK_SECRET_KEY_SECRET_ARN"
+_CONNECT: Final = 3.0  # seconds
+_READ: Final = 5.0  # seconds
 
 
 class Secrets:
@@ -59,7 +61,9 @@ class Secrets:
         from aiobotocore.config import AioConfig
         from aiobotocore.session import get_session
 
-        config = AioConfig(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 3})
+        config = AioConfig(
+            connect_timeout=_CONNECT, read_timeout=_READ, retries={"total_max_attempts": 3}
+        )
         return get_session().create_client(
             "secretsmanager", endpoint_url=self._endpoint_url, config=config
         )

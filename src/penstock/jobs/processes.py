@@ -159,25 +159,19 @@ class _Child:
 
 async def _start(environment: Mapping[str, str]) -> _Child:
     ours, theirs = socket.socketpair()
-    try:
-        process = subprocess.Popen(  # noqa: ASYNC220, S603 - a fork of a millisecond
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            # Of its own group, so that Ctrl-C at a terminal reaches the parent only.
-            process_group=0,
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    try:
+    with theirs:
+        # Nothing is awaited once there is a process: cancelled, this would leave it to itself.
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-    except BaseException:  # nobody waits any more: nor would anybody end the process
-        ours.close()
-        process.kill()
-        process.wait()
-        raise
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220, S603 - a fork of a millisecond
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                # Of its own group, so that Ctrl-C at a terminal reaches the parent only.
+                process_group=0,
+            )
+        except BaseException:
+            writer.transport.abort()
+            raise
     return _Child(process, reader, writer)
