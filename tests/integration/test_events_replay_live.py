@@ -49,6 +49,7 @@ async def state(bench: Engine, id_: str) -> dict[str, Any]:
     return await bench.database.read(lambda tx: replays.get(tx, "default", id_))
 
 
+@pytest.mark.timeout(300)
 async def test_replays_beside_new_events(where: Path | str) -> None:
     luck = random.Random(7)
     fails = True
