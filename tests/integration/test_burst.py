@@ -46,11 +46,16 @@ class Recording(MemoryWakeups):
 
 
 class Flaky:
-    """A database that can go away, for all or after so many calls."""
+    """A database that can go away, for all or after so many calls.
+
+    The answer to the next unit comes `slow` seconds late, and may be `lost` by then.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.left: int | None = None
+        self.slow = 0.0
+        self.lost: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
@@ -63,7 +68,13 @@ class Flaky:
         return await call(fn)
 
     async def unit(self, fn: Any) -> Any:
-        return await self._call(self._database.unit, fn)
+        answer = await self._call(self._database.unit, fn)
+        if slow := self.slow:
+            self.slow = 0.0
+            await asyncio.sleep(slow)
+            if self.lost is not None:
+                raise self.lost
+        return answer
 
     async def read(self, fn: Any) -> Any:
         return await self._call(self._database.read, fn)
@@ -93,7 +104,7 @@ class Room:
 
         await self.database.unit(write)
 
-    async def burst(self, *named: str, seconds: float = 10.0, grace: float = 0.5) -> Burst:
+    async def burst(self, *named: str, seconds: float = 60.0, grace: float = 0.5) -> Burst:
         kind = Kind(
             "job",
             "jobs",
@@ -132,7 +143,7 @@ async def test_named_lanes_are_worked_off_and_no_others(room: Room) -> None:
     await room.put("b0", lane="b")
     began = time.monotonic()
     done = await room.burst("a", "a", "nowhere")
-    assert time.monotonic() - began < 8  # it ends when there is nothing more to do
+    assert time.monotonic() - began < 40  # it ends when there is nothing more to do
     assert (done.processed, done.failed, done.unsettled) == (20, 0, frozenset())
     assert sorted(room.ran) == sorted(f"a{n}" for n in range(20))
     assert (await room.states())["b0"][0] == "pending"
@@ -157,7 +168,7 @@ async def test_what_is_due_within_the_second_is_waited_for_the_rest_is_published
     assert done.unsettled == frozenset()
     ((kind, lane, delay),) = [(w.kind, w.lane, w.delay) for w in room.wakeups.sent]
     assert (kind, lane) == ("job", "t")
-    assert 25 < delay <= 30
+    assert 10 < delay <= 30  # less what passed until its lane was looked at
 
 
 async def _advance(clock: Any) -> None:
@@ -189,9 +200,7 @@ async def test_time_that_is_over_gives_back_and_wakes_others(room: Room) -> None
 
     room.handle = wait
     await room.put(*(f"a{n}" for n in range(9)), lane="a")
-    began = time.monotonic()
-    done = await room.burst("a", seconds=0.5, grace=0.2)
-    assert time.monotonic() - began < 8
+    done = await room.burst("a", seconds=0.5, grace=0.2)  # or it never ends
     assert done.unsettled == frozenset()
     states = await room.states()
     assert all(
@@ -209,7 +218,10 @@ async def test_handlers_that_end_within_the_grace_are_settled(room: Room) -> Non
 
     room.handle = slow
     await room.put("a")
-    done = await room.burst("l", seconds=0.2, grace=5.0)
+    deadline = time.monotonic() + 60
+    while not room.ran:  # on a busy machine time may be over before it is begun
+        assert time.monotonic() < deadline
+        done = await room.burst("l", seconds=0.2, grace=60.0)
     assert done.processed == 1
     assert (await room.states())["a"][0] == "succeeded"
 
@@ -220,7 +232,7 @@ async def test_without_a_database_the_lanes_are_unsettled(room: Room) -> None:
     done = await room.burst("l", "m", seconds=0.3)
     assert done.unsettled == {("job", "l"), ("job", "m")}
     room.database.left = None
-    assert (await room.states())["a"][:3] != ("succeeded",)
+    assert (await room.states())["a"][0] == "pending"
     assert room.ran == []
 
 
@@ -238,3 +250,25 @@ async def test_lanes_that_could_not_be_passed_on_are_unsettled(room: Room) -> No
     done = await room.burst("a", "b", seconds=0.3, grace=0.2)
     assert ("job", "b") in done.unsettled or ("job", "a") in done.unsettled
     assert await room.database.read(lambda tx: tx.one(HELD)) == (0,)
+
+
+async def test_a_claim_that_is_on_its_way_when_time_is_over_is_given_back(room: Room) -> None:
+    await room.put("a0", lane="a")
+    room.database.slow = 0.4
+    done = await room.burst("a", "empty", seconds=0.1)
+    assert room.ran == []
+    assert done.unsettled == frozenset()
+    assert await room.database.read(lambda tx: tx.one(HELD)) == (0,)
+    # What was due there beside it, nobody has seen.
+    assert {wake.lane for wake in room.wakeups.sent} == {"a", "empty"}
+
+
+async def test_a_claim_that_fails_when_time_is_over_holds_up_no_end(room: Room) -> None:
+    await room.put("a0", lane="a")
+    room.database.slow = 0.4
+    room.database.lost = StorageUnavailable("gone meanwhile")
+    async with asyncio.timeout(30):
+        done = await room.burst("a", seconds=0.1)
+    assert room.ran == []
+    assert done.unsettled == frozenset()
+    assert {wake.lane for wake in room.wakeups.sent} == {"a"}

@@ -48,7 +48,7 @@ async def server() -> AsyncIterator[CarrierServer]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with carrier_session() as opened:
+    async with carrier_session(connect=60.0, read=60.0) as opened:
         yield opened
 
 
@@ -343,7 +343,7 @@ async def test_a_carrier_that_does_not_answer_in_time(
     name: str, server: CarrierServer, clock: ManualClock, spoken: Spoken
 ) -> None:
     gate = asyncio.Event()
-    async with carrier_session(read=0.3) as impatient:
+    async with carrier_session(connect=60.0, read=0.3) as impatient:
         carrier = made_for(name, server.url, impatient, clock)
         server.answers(Reply({}, gate=gate))
         answer = await ask(carrier)
@@ -356,10 +356,10 @@ async def test_a_carrier_that_does_not_answer_in_time(
 async def test_a_carrier_that_nobody_answers_for(
     name: str, session: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    carrier = made_for(name, f"http://127.0.0.1:{port}", session, clock)
-    answer = await ask(carrier)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens to it
+        carrier = made_for(name, f"http://127.0.0.1:{taken.getsockname()[1]}", session, clock)
+        answer = await ask(carrier)
     await carrier.close()
     assert isinstance(answer, Unavailable), answer
     assert answer.kind == "connection_refused"

@@ -38,7 +38,7 @@ async def server() -> AsyncIterator[CarrierServer]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with carrier_session() as opened:
+    async with carrier_session(connect=60.0, read=60.0) as opened:
         yield opened
 
 
@@ -116,7 +116,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
     assert kind(await get(session, url)) == "tls"
     assert heard == []
     trusting = ssl.create_default_context(cafile=str(certificate))
-    async with carrier_session(ssl_context=trusting) as other:
+    async with carrier_session(connect=60.0, ssl_context=trusting) as other:
         assert isinstance(await get(other, url), Reply)
     await runner.cleanup()
 
@@ -156,7 +156,7 @@ async def test_no_proxy_of_the_environment_sees_a_call(
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     server.answers(Said({}))
-    async with carrier_session() as session:
+    async with carrier_session(connect=60.0) as session:
         assert isinstance(await get(session, server.url), Reply)
 
 
@@ -181,22 +181,31 @@ async def test_what_is_not_http(session: aiohttp.ClientSession) -> None:
 async def test_a_body_that_trickles_for_ever_ends_with_the_calls_time() -> None:
     over = asyncio.Event()
 
-    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        with suppress(ConnectionError):
-            while not writer.is_closing():
-                writer.write(b" ")
-                await writer.drain()
-                await asyncio.sleep(0.05)
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers the first call at once, the next one never to its end."""
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            try:
+                while not writer.is_closing():
+                    writer.write(b" ")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+            finally:
+                over.set()
         writer.close()
-        over.set()
 
     async with (
         await asyncio.start_server(trickle, "127.0.0.1", 0) as listening,
         carrier_session(connect=0.2, read=0.5) as session,
     ):
-        port = listening.sockets[0].getsockname()[1]
-        assert kind(await get(session, f"http://127.0.0.1:{port}/")) == "timeout"
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+        # To connect may take a busy machine all of the time: that is done before.
+        while not isinstance(await get(session, url), Reply):
+            continue
+        assert kind(await get(session, url)) == "timeout"
         await over.wait()
 
 
@@ -214,11 +223,15 @@ class _Unknown(_Silent):
         raise OSError(None, "Name or service not known")
 
 
-@pytest.mark.parametrize(("resolver", "found"), [(_Silent, "timeout_connect"), (_Unknown, "dns")])
-async def test_a_host_that_cannot_be_reached(resolver: type[AbstractResolver], found: str) -> None:
+@pytest.mark.parametrize(
+    ("resolver", "found", "seconds"), [(_Silent, "timeout_connect", 0.1), (_Unknown, "dns", 60.0)]
+)
+async def test_a_host_that_cannot_be_reached(
+    resolver: type[AbstractResolver], found: str, seconds: float
+) -> None:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(resolver=resolver()),
-        timeout=aiohttp.ClientTimeout(total=30, connect=0.1),
+        timeout=aiohttp.ClientTimeout(total=90, connect=seconds),
     ) as session:
         assert kind(await get(session, "http://carrier.example/")) == found
 

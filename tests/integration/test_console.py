@@ -57,7 +57,7 @@ async def receiver() -> AsyncIterator[str]:
 
 async def until(browser: Browser, path: str, holds: Callable[[Page], bool]) -> Page:
     """The page once it shows what is waited for."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not holds(page := await browser.get(path)):
         assert time.monotonic() < deadline, page.text
         await asyncio.sleep(0.05)

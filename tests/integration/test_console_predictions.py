@@ -18,6 +18,7 @@ from penstock.predictions.registry import FILE
 from penstock.storage import Tx, sql
 from penstock.storage.objects import Folder
 from penstock.wiring import make_objects
+from penstock.work import lanes
 from support.churn import csv_bytes, customers
 from support.console import Browser, Page, Site, site
 from support.scoring import columns, starter_csv
@@ -95,6 +96,12 @@ FROM model_versions WHERE model_id = :model AND number = 1
     with objects.writing(f"{folder}/{FILE}") as file:
         file.write(starter.data())
     await penstock.runtime.database.unit(make)
+
+
+async def pause_trainings(penstock: Site, *, paused: bool) -> None:
+    await penstock.runtime.database.unit(
+        lambda tx: lanes.configure(tx, "model_training:default", paused=paused)
+    )
 
 
 class Elsewhere:
@@ -270,9 +277,11 @@ async def test_a_model_is_trained_answered_looked_into_and_rolled_back(
     question = await browser.get(link[1].replace("&amp;", "&"))
     assert ("label_column", "churned") in question.form(base).fields
     assert "Say which one means that a customer churned" in question.text
+    await pause_trainings(penstock, paused=True)  # it takes a second, as the machine may here
     second = await browser.send(question, base, positive_label="yes")
     cancelled = await browser.send(second, f"{second.path}/cancel")
     assert "The training was cancelled" in cancelled.text
+    await pause_trainings(penstock, paused=False)
 
     model = first.path.partition("/versions")[0]
     await have_trained(penstock, model.rpartition("/")[2], 3)

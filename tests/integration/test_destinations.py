@@ -277,7 +277,7 @@ async def test_without_credentials_nothing_is_lost(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for region, known in (("eu-central-1", "credentials"), (None, "region")):
         made = Aws(region, aws.url)
-        answer = await made.call("sns", "publish", 5.0, PhoneNumber="+1", Message="x")
+        answer = await made.call("sns", "publish", 60.0, PhoneNumber="+1", Message="x")
         await made.close()
         assert (answer.verdict.means, answer.verdict.health) == ("transient", None)
         assert known in answer.verdict.reason
@@ -296,7 +296,7 @@ async def test_an_answer_that_is_none_of_aws() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
             patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-            answer = await made.call("sns", "publish", 5.0, PhoneNumber="+1", Message="x")
+            answer = await made.call("sns", "publish", 60.0, PhoneNumber="+1", Message="x")
         await made.close()
     assert (answer.verdict.means, answer.error_kind) == ("transient", "protocol")
 

@@ -281,7 +281,9 @@ async def served(database: Database, events: service.Events) -> AsyncIterator[An
         version="0",
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        # On a machine that pauses, an idle connection must not end just as it is used again.
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=600)
+        server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             await asyncio.sleep(0.01)

@@ -49,6 +49,7 @@ async def state(bench: Engine, id_: str) -> dict[str, Any]:
     return await bench.database.read(lambda tx: replays.get(tx, "default", id_))
 
 
+@pytest.mark.timeout(300)
 async def test_replays_beside_new_events(where: Path | str) -> None:
     luck = random.Random(7)
     fails = True
@@ -77,10 +78,17 @@ async def test_replays_beside_new_events(where: Path | str) -> None:
             first = await replays.create(bench.database, "default")
             second = await replays.create(bench.database, "default", status="failed")
             most = 0
+
+            async def look() -> bool:
+                nonlocal most
+                most = max(most, (await state(bench, first))["outstanding"])
+                return most > 0
+
             for n in range(60):
                 await bench.accept(event(n, "k1"), event(n))
-                most = max(most, (await state(bench, first))["outstanding"])
+                await look()
                 await asyncio.sleep(0.01)
+            await until(look)  # it may begin late
             fails = False
             await bench.endpoint()
             third = await replays.create(bench.database, "default", include_missing=True)
@@ -102,8 +110,15 @@ async def test_replays_beside_new_events(where: Path | str) -> None:
 
 
 async def test_a_replay_is_cancelled_while_it_runs(where: Path | str) -> None:
+    sent = 0
+    cancelled = asyncio.Event()
+
     async def answer(body: bytes) -> Answer:
+        nonlocal sent
+        sent += 1
         await asyncio.sleep(0.01)
+        if sent > 350:  # it must not be done before
+            await cancelled.wait()
         return OK
 
     async with engine(where, answer) as bench:
@@ -122,6 +137,7 @@ async def test_a_replay_is_cancelled_while_it_runs(where: Path | str) -> None:
 
             await until(begun)
             await bench.database.unit(lambda tx: replays.cancel(tx, "default", id_))
+            cancelled.set()
             while await bench.database.unit(lambda tx: replay.withdraw(tx, "default", id_)):
                 pass
             await until(idle)

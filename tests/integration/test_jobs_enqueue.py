@@ -196,7 +196,7 @@ async def test_results_come_back_as_annotated(database: Database, bound: list[Wa
     await work(database)
 
     assert await handle.status() == "succeeded"
-    assert await handle.result(timeout=1) == Size(800, 7)
+    assert await handle.result(timeout=60) == Size(800, 7)
     assert await app.handle(handle.id).result() == {"width": 800, "height": 7}
     ended = sql("SELECT finished_at, created_at, attempts FROM jobs")
     (row,) = await database.read(lambda tx: tx.rows(ended))
@@ -209,7 +209,7 @@ async def test_waiting_for_a_result(database: Database, bound: list[Wake]) -> No
 
     with pytest.raises(TimeoutError):
         await handle.result(timeout=0.05)
-    waiting = asyncio.create_task(handle.result(timeout=5))
+    waiting = asyncio.create_task(handle.result(timeout=60))
     await asyncio.sleep(0.02)
     await work(database)
     assert await waiting == Size(800, 7)
@@ -278,7 +278,7 @@ async def test_enqueue_from_any_thread_with_and_without_a_loop(
     assert first.status_sync() == "pending"
     assert first.cancel_sync()
     await work(database)
-    assert second.result_sync(timeout=1) == Size(800, 2)
+    assert second.result_sync(timeout=60) == Size(800, 2)
 
 
 async def test_a_job_enqueues_for_its_own_account(database: Database, bound: list[Wake]) -> None:

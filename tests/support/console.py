@@ -197,7 +197,10 @@ async def site(data: Path, *, working: bool = True, **given: Any) -> AsyncIterat
     await asyncio.to_thread(migrate, settings)
     async with open_runtime(settings, isolate=False) as runtime:
         listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(runtime.http(TOKEN), log_config=None, access_log=False)
+        # On a machine that pauses, an idle connection must not end just as it is used again.
+        config = uvicorn.Config(
+            runtime.http(TOKEN), log_config=None, access_log=False, timeout_keep_alive=600
+        )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:

@@ -15,7 +15,10 @@ from fastapi import FastAPI
 async def served(app: FastAPI) -> AsyncIterator[str]:
     """Its address on loopback."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
+    # On a machine that pauses, an idle connection must not end just as it is used again.
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="on", timeout_keep_alive=600
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -217,7 +217,14 @@ class Line:
         try:
             taken = await asyncio.shield(taking)
         except asyncio.CancelledError:
-            await self._give_back((await taking).claims)
+            for lane in named:  # nobody has looked what else is due there
+                self.look(lane)
+            try:
+                taken = await taking
+            except Exception as exc:  # in its place the cancellation would be lost
+                self._trouble("claim", exc)
+            else:
+                await self._give_back(taken.claims)
             raise
         self._start_all(taken)
         for lane in set(named).difference(taken.visited):
