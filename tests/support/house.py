@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from support.process import Process, Up
-from support.receiver import Receiver
+from support.receiver import Received, Receiver, Reply
 from support.sqs_queue import Mischief
 from support.sqs_server import ENVIRONMENT, REGION, SqsServer, running
 
@@ -93,22 +93,44 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def late(url: str, receiver: Receiver, path: str, *, retries: int) -> list[float]:
-    """How many seconds after they were due the retries came to this path; of one delivery."""
-    dues: set[int] = set()
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        deadline = time.monotonic() + 60
-        while len(receiver.at(path)) <= retries:
-            assert time.monotonic() < deadline, dues
-            found = await connection.execute("SELECT due_at FROM deliveries")
-            dues |= {due for (due,) in await found.fetchall() if due is not None}
-            await asyncio.sleep(0.02)
+_DUES = b"""
+CREATE TABLE dues (event_id text, due_at bigint);
+CREATE FUNCTION note_due() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO dues VALUES (NEW.event_id, NEW.due_at);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER note_due AFTER UPDATE ON deliveries FOR EACH ROW
+  WHEN (NEW.due_at IS NOT NULL AND NEW.due_at IS DISTINCT FROM OLD.due_at)
+  EXECUTE FUNCTION note_due();
+"""
+
+
+def note_dues(url: str) -> None:
+    """Have the database keep when each retry was due."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_DUES)
+
+
+def refusing(receiver: Receiver, path: str, *, retries: int) -> str:
+    """A URL at which so many pushes of each event are refused, and the next is taken."""
+
+    def answer(received: Received) -> Reply:
+        return Reply(500 if len(receiver.by_id(path)[received.id]) <= retries else 200)
+
+    return receiver.script(path, answer)
+
+
+def late(url: str, receiver: Receiver, path: str, event_id: str) -> list[float]:
+    """How many seconds after they were due the retries of an event came, which has ended."""
     wall = time.time() - time.monotonic()
-    pushes = receiver.at(path)[1:]
-    # The first may have been seen before its claim: the latest are those of the retries.
-    whens = sorted(dues)[-retries:]
-    assert len(pushes) == len(whens) == retries
-    return [push.at + wall - due / 1e6 for push, due in zip(pushes, whens, strict=True)]
+    with psycopg.connect(url, autocommit=True) as connection:
+        dues = connection.execute(
+            "SELECT due_at FROM dues WHERE event_id = %s ORDER BY due_at", (event_id,)
+        ).fetchall()
+    pushes = receiver.by_id(path)[event_id][1:]
+    assert len(pushes) == len(dues)
+    return [push.at + wall - due / 1e6 for push, (due,) in zip(pushes, dues, strict=True)]
 
 
 class House:
