@@ -16,6 +16,7 @@ from penstock.runtime import KINDS
 from penstock.storage import migrate as schema
 from support.carriers import SECRET, SPOKEN, CarrierServer
 from support.house import (
+    counts,
     database_down,
     dead_letters,
     late,
@@ -64,7 +65,7 @@ async def test_the_whole_story(account: Account, receiver: Receiver) -> None:
     note_dues(account.url)
     event_id = await api.send("a", {"n": 1})
     # The wake had left when the answer was given: a frozen function sends nothing.
-    assert account.sqs.queue("events").counts()[0] == 1
+    assert counts(account.sqs, "events")[0] == 1
 
     worker, stop = await account.function("events_worker"), asyncio.Event()
     mapping = asyncio.create_task(map_events(account.sqs, "events", worker, stop))
@@ -92,8 +93,8 @@ async def test_the_whole_story(account: Account, receiver: Receiver) -> None:
     assert not any(name.startswith("prune") for name in again.payload["ran"])  # daily
     dispatcher = await account.function("dispatcher")
     assert (await dispatcher.invoke({})).error is None
-    assert account.sqs.queue("events").counts() == (0, 0, 0)
-    assert account.sqs.queue("events-dead").counts() == (0, 0, 0)
+    assert counts(account.sqs, "events") == (0, 0, 0)
+    assert counts(account.sqs, "events-dead") == (0, 0, 0)
     _metrics_were_sent(worker, sweeper, events)
 
 
@@ -208,7 +209,7 @@ async def test_a_batch_that_takes_too_long_is_given_back_in_time(
         for n in range(5):
             await api.send(topic, {"n": n})
         lane = account.lanes[-1]
-        account.sqs.queue("events").purge()
+        account.sqs.sync(account.sqs.queue("events").purge)
         worker = await account.function("events_worker", timeout=timeout)
         await worker.invoke(event_of())  # the environment starts
         begun = receiver.begun
@@ -225,7 +226,7 @@ async def test_a_batch_that_takes_too_long_is_given_back_in_time(
     )
     assert owed == [(True, None, 0, 0)] * 5  # all are owed, none is held
     # Somebody will look again, and not only once the sweeper comes by.
-    assert account.sqs.queue("events").counts()[0] >= 1
+    assert counts(account.sqs, "events")[0] >= 1
 
 
 async def test_an_environment_that_is_killed_loses_nothing(
@@ -307,7 +308,7 @@ async def test_messages_lost_doubled_and_shuffled(
     assert sorted(push.id for push in receiver.received) == sorted(sent)  # each once
     for id_ in sent:
         assert (await api.final(id_))["status"] == "delivered"
-    assert account.sqs.queue("events-dead").counts() == (0, 0, 0)
+    assert counts(account.sqs, "events-dead") == (0, 0, 0)
 
 
 async def test_half_an_hour_behind_open_circuits_makes_no_dead_letters(

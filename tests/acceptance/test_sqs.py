@@ -13,7 +13,7 @@ import pytest
 
 from support.carriers import SECRET, SPOKEN, CarrierServer
 from support.client import Api
-from support.house import House, late, moving, note_dues, refusing, until
+from support.house import House, counts, late, moving, note_dues, refusing, until
 from support.parcels import follow
 from support.process import Process, run
 from support.receiver import Receiver, Reply
@@ -54,9 +54,9 @@ async def test_accepted_woken_worked_and_settled(house: House, receiver: Receive
             assert left, seconds
     # A wait of less than a second is a timer of the process, any other a message of its own.
     assert house.sqs.calls["SendMessageBatch"] >= 3
-    await until(lambda: house.sqs.queue("events").counts() == (0, 0, 0))
+    await until(lambda: counts(house.sqs, "events") == (0, 0, 0))
     assert server.terminate() == 0
-    assert house.sqs.queue("events").counts() == (0, 0, 0)
+    assert counts(house.sqs, "events") == (0, 0, 0)
     assert house.dead_letters() == 0
 
 
@@ -199,7 +199,7 @@ async def test_a_stopped_worker_holds_no_message(house: House, receiver: Receive
         await receiver.until(lambda: receiver.begun >= 2)
         server.signal(signal.SIGTERM)
         assert await server.ended() == 0
-    assert house.sqs.sync(lambda: house.sqs.queue("events").counts()[1]) == 0
+    assert counts(house.sqs, "events")[1] == 0
     assert house.owed() == 30
     receiver.script("/stuck", [200])
     again = house.up()
@@ -264,7 +264,7 @@ async def test_a_bad_message_is_told_of_and_gone(house: House, receiver: Receive
     await until(lambda: server.logged("message_validation_failed"))
     (line,) = server.logged("message_validation_failed")
     assert (line["queue"], line["body"]) == ("events", "rm -rf")
-    await until(lambda: house.sqs.queue("events").counts() == (0, 0, 0))
+    await until(lambda: counts(house.sqs, "events") == (0, 0, 0))
     async with Api(server.url, server.token) as api:
         figures = (await api.call("GET", "/metrics")).body.decode()
     assert 'penstock_messages_refused_total{queue="events"} 1.0' in figures
@@ -349,8 +349,7 @@ async def test_queue_redrive(shop: tuple[SqsServer, dict[str, str]], tmp_path: P
     assert ran.code == 0, ran.stderr
     (move,) = ran.document["moves"]  # they share a dead-letter queue
     assert (move["source"], move["status"], move["moved"]) == ("dead", "COMPLETED", 5)
-    counts = server.sync(lambda: [server.queue(n).counts()[0] for n in ("events", "jobs", "dead")])
-    assert counts == [3, 2, 0]
+    assert [counts(server, name)[0] for name in ("events", "jobs", "dead")] == [3, 2, 0]
 
     env["PENSTOCK_SQS_TRACKING_QUEUE_URL"] = server.sync(lambda: server.create("tracking"))
     server.sync(lambda: server.queue("dead").send({"MessageBody": "of nobody"}))

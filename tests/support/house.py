@@ -37,6 +37,11 @@ def queue_settings(
     }
 
 
+def counts(server: SqsServer, name: str) -> tuple[int, int, int]:
+    """Visible, in flight, delayed; counted where the server runs, which is at work on them."""
+    return server.sync(lambda: server.queue(name).counts())
+
+
 def dead_letters(server: SqsServer, queues: tuple[str, ...] = QUEUES) -> int:
     """How many messages SQS has put aside."""
     return server.sync(lambda: sum(sum(server.queue(f"{name}-dead").counts()) for name in queues))

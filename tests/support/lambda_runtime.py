@@ -98,8 +98,7 @@ class Function:
     @property
     def log(self) -> list[dict[str, Any]]:
         """The JSON lines that were written so far."""
-        text = (self._folder / "log").read_text()
-        return [json.loads(line) for line in text.splitlines() if line.startswith('{"timestamp"')]
+        return self._lines('{"timestamp"')
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line["event"] == event]
@@ -107,12 +106,19 @@ class Function:
     def metrics(self, name: str) -> list[tuple[dict[str, str], Any]]:
         """What was sent of a metric so far: dimensions and value, line by line."""
         found = []
-        for text in (self._folder / "log").read_text().splitlines():
-            line = json.loads(text) if text.startswith('{"_aws"') else {}
-            for directive in line.get("_aws", {}).get("CloudWatchMetrics", ()):
+        for line in self._lines('{"_aws"'):
+            for directive in line["_aws"].get("CloudWatchMetrics", ()):
                 if name in [each["Name"] for each in directive["Metrics"]]:
                     (dimensions,) = directive["Dimensions"]
                     found.append(({each: line[each] for each in dimensions}, line[name]))
+        return found
+
+    def _lines(self, beginning: str) -> list[dict[str, Any]]:
+        found = []
+        for line in (self._folder / "log").read_text().splitlines():
+            if line.startswith(beginning):
+                with contextlib.suppress(ValueError):  # the line that is being written
+                    found.append(json.loads(line))
         return found
 
     async def invoke(self, event: Any) -> Answer:

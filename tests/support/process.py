@@ -148,7 +148,7 @@ class Process:
     def kill(self) -> None:
         """kill -9; harmless if it has ended."""
         self.popen.kill()
-        self.popen.wait(10)
+        self.popen.wait(60)
 
     def __enter__(self) -> Process:
         return self

@@ -97,7 +97,7 @@ class S3Server:
     @property
     def keys(self) -> list[str]:
         """What is there, in order."""
-        return sorted(key for key in self.objects if self.content(key) is not None)
+        return sorted(key for key in list(self.objects) if self.content(key) is not None)
 
     def content(self, key: str) -> bytes | None:
         versions = self.objects.get(key)
