@@ -203,16 +203,17 @@ async def test_a_kill_in_the_middle_changes_no_byte(
     data, env = tmp_path / "data", env | ONE_PROCESS | {"PENSTOCK_METRICS": "emf"}
     up = start(Up, data, env=env)
     async with Api(up.url, up.token) as api:
-        s3.faults.latency = 0.05  # so that it takes a while
+        s3.faults.stuck = "/parts/000001"  # the second of two: it does not come to its end
         sent = (await upload(api, content)).json
         body = {"upload_id": sent["upload_id"], "model": "starter"}
         made = await api.ok("POST", "/v1/predictions", body)
         await asyncio.to_thread(up.wait_logged, "prediction_chunk_scored")
     up.signal(signal.SIGKILL)
     up.wait()
+    assert len(up.logged("prediction_chunk_scored")) == 1
     up = start(Up, data, env=env, port=up.port)
     async with Api(up.url, up.token) as api:
-        s3.faults.latency = 0.0
+        s3.faults.stuck = ""
         first = await completed(api, made["prediction_id"], 90)
         again = await api.ok("POST", "/v1/predictions", body | {"force": True})
         second = await completed(api, again["prediction_id"], 90)

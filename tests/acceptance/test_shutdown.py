@@ -132,15 +132,19 @@ async def test_a_second_signal_ends_it_at_once_and_loses_nothing(
 async def test_whoever_waits_is_answered_when_the_server_stops(
     start: Callable[..., Up], tmp_path: Path, receiver: Receiver, topic: str
 ) -> None:
-    server = start(Up, tmp_path / "data", env={"PENSTOCK_GRACE": "1s"})
-    receiver.script("/stuck", [Reply(gate=asyncio.Event())])
+    """Before the end of the grace, for which the push goes on, and of what it would wait for."""
+    server = start(Up, tmp_path / "data", env={"PENSTOCK_GRACE": "60s"})
+    gate = asyncio.Event()
+    receiver.script("/stuck", [Reply(gate=gate)])
     async with Api(server.url, server.token) as api:
         await api.endpoint(receiver.url("/stuck"), topic, timeout=30)
         waiting = asyncio.create_task(api.send(topic, wait=20))
         await receiver.arrived("/stuck")
 
         server.signal(signal.SIGTERM)
-        event = await waiting
+        async with asyncio.timeout(15):  # 20 seconds is the longest that is waited
+            event = await waiting
+        gate.set()
 
     assert event["status"] == "pending"
     assert await server.ended() == 0

@@ -99,11 +99,11 @@ class Process:
 
     @property
     def stdout(self) -> str:
-        return self._out.read_text()
+        return self._out.read_text(errors="replace")  # half a character may be there
 
     @property
     def stderr(self) -> str:
-        return self._err.read_text()
+        return self._err.read_text(errors="replace")
 
     @property
     def logs(self) -> list[dict[str, Any]]:
@@ -123,11 +123,13 @@ class Process:
     def wait_logged(self, event: str, seconds: float = START) -> dict[str, Any]:
         """The first line of that event, waited for."""
         deadline = time.monotonic() + seconds
-        while not (found := self.logged(event)):
-            if self.popen.poll() is not None or time.monotonic() > deadline:
+        while True:
+            over = self.popen.poll() is not None or time.monotonic() > deadline
+            if found := self.logged(event):  # looked at last: it may be what it did before it ended
+                return found[0]
+            if over:
                 raise AssertionError(f"no {event} in the log of {self.popen.args}:\n{self.stderr}")
             time.sleep(0.02)
-        return found[0]
 
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
