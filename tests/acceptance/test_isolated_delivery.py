@@ -60,6 +60,7 @@ async def test_what_follows_from_an_answer_is_the_same_in_a_child(
     assert (view["enabled"], view["disabled_reason"]) == (False, "gone")
     assert receiver.at("/told")[0].json["payload"]["endpoint_id"] == gone["endpoint_id"]
     # Its log is the server's, and says no more than the server would.
+    await asyncio.to_thread(server.wait_logged, "endpoint_disabled")
     assert [line["endpoint_id"] for line in server.logged("endpoint_disabled")] == [
         gone["endpoint_id"]
     ]

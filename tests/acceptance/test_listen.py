@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 
 from support.client import Api
-from support.process import Process, Up, run
+from support.process import START, Process, Up, run
 from support.receiver import Receiver, Reply
 
 pytestmark = pytest.mark.anyio
 
 
-async def _until(condition: Callable[[], object], listener: Process, seconds: float = 20.0) -> None:
+async def _until(
+    condition: Callable[[], object], listener: Process, seconds: float = START
+) -> None:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(START):
             while not condition():
                 assert listener.popen.poll() is None, listener.stderr
                 await asyncio.sleep(0.02)
@@ -55,9 +57,9 @@ async def test_two_listeners_show_what_each_asked_for(
     one = await listening("--events", f"{topic}.a, {topic}.b")
     two = await listening("--events", f"{topic}.*", "--json")
     assert len(await _endpoints(api)) == 2
-    sent = await api.send(f"{topic}.a", {"order": 1042}, wait=10)
-    assert sent["status"] == "delivered"
-    await api.send(f"{topic}.c", {"text": "x" * 500}, wait=10)
+    sent = await api.send(f"{topic}.a", {"order": 1042})
+    assert (await api.final(sent["event_id"]))["status"] == "delivered"
+    await api.final((await api.send(f"{topic}.c", {"text": "x" * 500}))["event_id"])
     assert one.stdout == f'{topic}.a  {sent["event_id"]}  {{"order": 1042}}\n'
     first, second = map(json.loads, two.stdout.splitlines())
     assert (first["event_id"], first["payload"], first["answered"]) == (
@@ -108,12 +110,13 @@ async def test_pushes_are_forwarded_and_answered_as_the_other_side_does(
 async def test_a_forward_that_nobody_takes_is_said(
     api: Api, listening: Callable[..., Any], topic: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # so that nobody else gets it: it does not listen
         closed = taken.getsockname()[1]
-    listener = await listening("--events", topic, "--forward", f"http://127.0.0.1:{closed}/")
-    await api.send(topic, wait=10)
+        listener = await listening("--events", topic, "--forward", f"http://127.0.0.1:{closed}/")
+        await api.send(topic)
+        await _until(lambda: "does not answer" in listener.stdout, listener)
     assert "-> 502" in listener.stdout
-    assert "does not answer" in listener.stdout
     await _end(listener)
 
 

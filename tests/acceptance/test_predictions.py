@@ -19,7 +19,8 @@ import pytest
 
 from support.churn import csv_bytes, customers, small_model
 from support.client import Api
-from support.lag import CPU_HOG, Lag, probe_module
+from support.folders import below
+from support.lag import CPU_HOG, Lag, plain_loop, probe_module
 from support.process import Up, run
 from support.receiver import Receiver
 from support.scoring import (
@@ -30,6 +31,7 @@ from support.scoring import (
     ended,
     fetch,
     key_of,
+    paused,
     plant,
     score,
     starter_csv,
@@ -52,7 +54,12 @@ def rows_of(content: bytes) -> list[dict[str, str]]:
 
 
 def objects_of(data: Path) -> list[Path]:
-    return [path for path in (data / "objects").rglob("*") if path.is_file()]
+    return [path for path in below(data / "objects") if path.is_file()]
+
+
+def object_of(data: Path, pattern: str) -> Path:
+    (found,) = [path for path in objects_of(data) if path.match(pattern)]
+    return found
 
 
 async def test_from_past_customers_to_a_webhook(api: Api, receiver: Receiver) -> None:
@@ -278,7 +285,7 @@ async def test_a_file_name_is_never_a_path(api: Api, server: Up, filename: str) 
     folder = server.data / "objects" / "accounts" / "default" / "uploads"
     stored = folder / answer.json["upload_id"] / "content"
     assert stored.read_bytes() == starter_csv(20)
-    assert not list(server.data.parent.rglob("*outside*"))
+    assert not [path for path in below(server.data.parent) if "outside" in path.name]
     assert oct(stored.stat().st_mode & 0o777) == "0o600"
 
 
@@ -325,7 +332,7 @@ async def test_a_body_over_the_limit_is_refused_while_it_comes_in(tmp_path: Path
 async def test_what_was_tampered_with_is_refused(api: Api, server: Up) -> None:
     """A model file and an uploaded file: each is known by its SHA-256."""
     made = await plant(server.data, "tampered", small_model())
-    (file,) = (server.data / "objects").rglob(f"{made}/*/model.json")
+    file = object_of(server.data, f"{made}/*/model.json")
     document = json.loads(file.read_bytes())
     document["intercept"] = 5.0
     file.write_text(json.dumps(document))
@@ -343,7 +350,7 @@ async def test_what_was_tampered_with_is_refused(api: Api, server: Up) -> None:
         assert (answer.status, answer.code) == (422, "model_damaged")
     # Nor does it keep anybody from uploading, say to train the next one.
     theirs = await plant(server.data, "tampered", small_model(), account="unlucky")
-    (file,) = (server.data / "objects").rglob(f"{theirs}/*/model.json")
+    file = object_of(server.data, f"{theirs}/*/model.json")
     file.write_text(json.dumps(document))
     async with Api(server.url, await key_of(server.data, "unlucky")) as other:
         sent = await upload(other, starter_csv(5))
@@ -352,7 +359,7 @@ async def test_what_was_tampered_with_is_refused(api: Api, server: Up) -> None:
         assert (asked.status, asked.code) == (422, "model_damaged")
     # What an upload was by the time it was confirmed is what is scored, or nothing.
     kept = (await upload(api, starter_csv(500), model="starter")).json
-    (stored,) = (server.data / "objects").rglob(f"{kept['upload_id']}/content")
+    stored = object_of(server.data, f"{kept['upload_id']}/content")
     stored.write_bytes(starter_csv(500, seed=2)[: kept["size"]].ljust(kept["size"]))
     body = {"upload_id": kept["upload_id"], "model": "starter"}
     scored = await api.ok("POST", "/v1/predictions", body)
@@ -361,7 +368,12 @@ async def test_what_was_tampered_with_is_refused(api: Api, server: Up) -> None:
 
 
 async def test_jobs_of_two_accounts_both_progress(server: Up) -> None:
-    """Two of one account are not behind the ten of another: all have their turn."""
+    """Two of one account are not behind the ten of another: all have their turn.
+
+    All begin at once: on a machine that stands still for a while, the ten would be done before the
+    two have come.
+    """
+    await paused(server.data, "many", "few")
     async with (
         Api(server.url, await key_of(server.data, "many")) as many,
         Api(server.url, await key_of(server.data, "few")) as few,
@@ -372,8 +384,9 @@ async def test_jobs_of_two_accounts_both_progress(server: Up) -> None:
         jobs = {job["prediction_id"]: few for job in mine} | {
             job["prediction_id"]: many for job in theirs
         }
+        await paused(server.data, "many", "few", paused=False)
         done: list[str] = []
-        deadline = time.monotonic() + 110
+        deadline = time.monotonic() + 100
         while len(done) < len(jobs):
             assert time.monotonic() < deadline
             for id_, api in jobs.items():
@@ -388,13 +401,17 @@ async def test_jobs_of_two_accounts_both_progress(server: Up) -> None:
 
 
 async def test_a_job_that_is_cancelled_ends_and_leaves_nothing(api: Api, server: Up) -> None:
-    scored = await score(api, wide_csv(60_000, seed=40), model="starter")
-    path = f"/v1/predictions/{scored['prediction_id']}"
-    deadline = time.monotonic() + 60
-    while (await api.ok("GET", path))["rows_scored"] == 0:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-    cancelled = await api.ok("POST", f"{path}/cancel")
+    for seed in range(40, 44):
+        scored = await score(api, wide_csv(60_000, seed=seed), model="starter")
+        path = f"/v1/predictions/{scored['prediction_id']}"
+        deadline = time.monotonic() + 60
+        while (await api.ok("GET", path))["rows_scored"] == 0:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        cancelled = await api.ok("POST", f"{path}/cancel")
+        # On a machine that stands still for a while, all may have been scored before.
+        if cancelled["rows_scored"] < 60_000:
+            break
     assert cancelled["status"] == "CANCELLED"
     await asyncio.sleep(1.0)
     found = await api.ok("GET", path)
@@ -421,7 +438,8 @@ async def test_a_job_that_is_cancelled_ends_and_leaves_nothing(api: Api, server:
 async def test_the_event_loop_is_not_held_up_while_files_are_scored(
     tmp_path: Path, start: Callable[..., Any]
 ) -> None:
-    """Beside as many processes that only use the processor, the loop is no later than without.
+    """Beside as many processes that only use the processor, the loop is no later than without;
+    nor, at the same time, than one that does nothing else.
 
     The time for which the loop's own thread ran between two looks does not depend on how busy the
     machine is: that is what 50 ms is the limit of.
@@ -437,15 +455,18 @@ async def test_the_event_loop_is_not_held_up_while_files_are_scored(
         await completed(api, (await score(api, starter_csv(2000)))["prediction_id"])
         with CPU_HOG():
             idle = await lag.over(2.0)
-        begin = lag.mark()
-        jobs = [await score(api, each) for each in content]
-        for job in jobs:
-            await completed(api, job["prediction_id"])
-            await fetch(api, job["prediction_id"])
-        busy = await lag.since(begin)
+        async with plain_loop(tmp_path / "plain.json") as plain:
+            begin = lag.mark()
+            jobs = [await score(api, each) for each in content]
+            for job in jobs:
+                await completed(api, job["prediction_id"])
+                await fetch(api, job["prediction_id"])
+            busy, beside = await lag.since(begin), await plain.since(begin)
     assert busy.looks > 100
     assert busy.most_used < 0.05, busy
-    assert busy.late_99 < max(0.05, 3 * idle.late_99), (busy, idle)
+    # Others use the machine now and then: so they do the one or the other of what it is held to.
+    usual = max(idle.late_99, beside.late_99)
+    assert busy.late_99 < max(0.05, 3 * usual), (busy, idle, beside)
 
 
 async def test_the_service_is_asked_for_by_name(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from support.receiver import Receiver
 
 pytestmark = pytest.mark.anyio
 
+# How long a check may take that fails: a machine that is busy may not answer within the first.
+PATIENCE = ("500ms", "4s", "16s")
+UNREACHABLE = 4
 NAMES = ["live", "ready", "version", "event", "worker", "inbox", "cleanup"]
 
 
@@ -81,11 +84,14 @@ async def test_without_a_key_no_event_is_sent(server: Up, tmp_path: Path) -> Non
 
 
 async def test_what_is_wrong_is_named_and_the_rest_is_checked(server: Up, tmp_path: Path) -> None:
-    ran = await smoke(
-        *("--url", server.url, "--expect-version", "9.9", "--within", "1s", "--json"),
-        data=tmp_path / "none",
-        PENSTOCK_KEY="psk_wrong",
-    )
+    for within in PATIENCE:
+        ran = await smoke(
+            *("--url", server.url, "--expect-version", "9.9", "--within", within, "--json"),
+            data=tmp_path / "none",
+            PENSTOCK_KEY="psk_wrong",
+        )
+        if ran.code != UNREACHABLE:
+            break
 
     assert ran.code == 1
     assert ran.document["ok"] is False
@@ -98,18 +104,22 @@ async def test_what_is_wrong_is_named_and_the_rest_is_checked(server: Up, tmp_pa
 
 async def test_a_server_that_is_not_ready_and_has_no_worker(tmp_path: Path) -> None:
     """It fails at both, and what it made there is deleted nevertheless."""
-    async with _without_worker() as (url, deleted):
-        ran = await smoke(
-            *("--url", url, "--within", "500ms", "--json"),
-            data=tmp_path / "none",
-            PENSTOCK_KEY="psk_x",
-        )
+    for within in PATIENCE:
+        async with _without_worker() as (url, deleted):
+            ran = await smoke(
+                *("--url", url, "--within", within, "--json"),
+                data=tmp_path / "none",
+                PENSTOCK_KEY="psk_x",
+            )
+        if ran.code != UNREACHABLE:
+            break
+    seconds = within.replace("500ms", "0.5s").replace("s", " s")
 
     assert ran.code == 1, ran
     checks = by_name(ran)
     assert checks["ready"] == ("failed", "Failed: wakeups. [not_ready]")
-    assert checks["worker"] == ("failed", "no worker has tried it within 0.5 s")
-    assert checks["inbox"] == ("failed", "it was not to be had within 0.5 s")
+    assert checks["worker"] == ("failed", f"no worker has tried it within {seconds}")
+    assert checks["inbox"] == ("failed", f"it was not to be had within {seconds}")
     assert checks["cleanup"][0] == "ok"
     assert deleted == ["/v1/endpoints/end_1", "/v1/events/evt_1"]
 

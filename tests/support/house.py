@@ -13,9 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.looptime import lost_time
 from support.process import Process, Up
-from support.receiver import Receiver
+from support.receiver import Received, Receiver, Reply
 from support.sqs_queue import Mischief
 from support.sqs_server import ENVIRONMENT, REGION, SqsServer, running
 
@@ -36,6 +35,11 @@ def queue_settings(
         )
         for name in queues
     }
+
+
+def counts(server: SqsServer, name: str) -> tuple[int, int, int]:
+    """Visible, in flight, delayed; counted where the server runs, which is at work on them."""
+    return server.sync(lambda: server.queue(name).counts())
 
 
 def dead_letters(server: SqsServer, queues: tuple[str, ...] = QUEUES) -> int:
@@ -112,40 +116,44 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
         await asyncio.sleep(0.02)
 
 
-# A look now and then would miss what is due soon, where the machine is busy.
-_KEEP_DUES = """
-CREATE TABLE test_dues AS SELECT due_at FROM deliveries;
-CREATE FUNCTION test_keep_due() RETURNS trigger LANGUAGE plpgsql AS $$
+_DUES = b"""
+CREATE TABLE dues (event_id text, due_at bigint);
+CREATE FUNCTION note_due() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  INSERT INTO test_dues VALUES (new.due_at);
+  INSERT INTO dues VALUES (NEW.event_id, NEW.due_at);
   RETURN NULL;
 END $$;
-CREATE TRIGGER test_keep_due AFTER INSERT OR UPDATE ON deliveries
-  FOR EACH ROW EXECUTE FUNCTION test_keep_due();
+CREATE TRIGGER note_due AFTER UPDATE ON deliveries FOR EACH ROW
+  WHEN (NEW.due_at IS NOT NULL AND NEW.due_at IS DISTINCT FROM OLD.due_at)
+  EXECUTE FUNCTION note_due();
 """
 
 
-async def late(url: str, receiver: Receiver, path: str, *, retries: int) -> list[float]:
-    """How many seconds after they were due the retries came to this path; of one delivery.
+def note_dues(url: str) -> None:
+    """Have the database keep when each retry was due."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_DUES)
 
-    Time that this process was kept from taking them does not count.
-    """
-    async with (
-        lost_time() as lost,
-        await psycopg.AsyncConnection.connect(url, autocommit=True) as connection,
-    ):
-        await connection.execute(_KEEP_DUES)
-        await receiver.arrived(path, retries + 1)
-        await asyncio.sleep(0.05)  # for what was lost last to be seen
-        found = await connection.execute("SELECT DISTINCT due_at FROM test_dues ORDER BY due_at")
-        dues = [due for (due,) in await found.fetchall() if due is not None]
+
+def refusing(receiver: Receiver, path: str, *, retries: int) -> str:
+    """A URL at which so many pushes of each event are refused, and the next is taken."""
+
+    def answer(received: Received) -> Reply:
+        return Reply(500 if len(receiver.by_id(path)[received.id]) <= retries else 200)
+
+    return receiver.script(path, answer)
+
+
+def late(url: str, receiver: Receiver, path: str, event_id: str) -> list[float]:
+    """How many seconds after they were due the retries of an event came, which has ended."""
     wall = time.time() - time.monotonic()
-    pushes = receiver.at(path)[1:]
-    # The first may have been seen before its claim: the latest are those of the retries.
-    whens = [due / 1e6 - wall for due in dues[-retries:]]
-    assert len(pushes) == len(whens) == retries
-    waits = [(push.at, due) for push, due in zip(pushes, whens, strict=True)]
-    return [at - due - lost.between(due, at) for at, due in waits]
+    with psycopg.connect(url, autocommit=True) as connection:
+        dues = connection.execute(
+            "SELECT due_at FROM dues WHERE event_id = %s ORDER BY due_at", (event_id,)
+        ).fetchall()
+    pushes = receiver.by_id(path)[event_id][1:]
+    assert len(pushes) == len(dues)
+    return [push.at + wall - due / 1e6 for push, (due,) in zip(pushes, dues, strict=True)]
 
 
 class House:

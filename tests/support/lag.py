@@ -7,34 +7,40 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# The module is imported on the running loop of the server, which is how it gets there. Times are
-# of the system's monotonic clock, which all processes share.
-_PROBE = """
-import asyncio, json, os, time
-from penstock import Penstock
+# Times are of the system's monotonic clock, which all processes share.
+_LOOKS = """
+import asyncio, json, os, sys, time
 
-app = Penstock()
 EVERY = 0.005
 
-async def probe():
-    with open(os.environ["PENSTOCK_TEST_LAG"], "a", buffering=1) as out:
+async def probe(path):
+    with open(path, "a", buffering=1) as out:
         while True:
             asked, used = time.monotonic(), time.thread_time()
             await asyncio.sleep(EVERY)
             now = time.monotonic()
             late = now - asked - EVERY
             out.write(json.dumps([now, late, time.thread_time() - used]) + "\\n")
+"""
 
+# The module is imported on the running loop of the server, which is how it gets there.
+_PROBE = f"""{_LOOKS}
+from penstock import Penstock
+
+app = Penstock()
 try:
-    task = asyncio.get_running_loop().create_task(probe())
+    task = asyncio.get_running_loop().create_task(probe(os.environ["PENSTOCK_TEST_LAG"]))
 except RuntimeError:
     pass
 """
+_PLAIN = f"{_LOOKS}\nasyncio.run(probe(sys.argv[1]))"
 
 
 def probe_module(folder: Path) -> str:
@@ -82,6 +88,20 @@ class Lag:
         begin = self.mark()
         await asyncio.sleep(seconds)
         return await self.since(begin)
+
+
+@asynccontextmanager
+async def plain_loop(path: Path) -> AsyncIterator[Lag]:
+    """A process with an event loop that does nothing but look how late it is."""
+    process = subprocess.Popen([sys.executable, "-c", _PLAIN, path])
+    try:
+        async with asyncio.timeout(60):
+            while not (path.exists() and path.stat().st_size):
+                await asyncio.sleep(0.02)
+        yield Lag(path)
+    finally:
+        process.kill()
+        process.wait()
 
 
 class CPU_HOG:

@@ -102,14 +102,6 @@ class Function:
         """The JSON lines that were written so far."""
         return self._lines('{"timestamp"')
 
-    def _lines(self, start: str) -> list[dict[str, Any]]:
-        found = []
-        for line in (self._folder / "log").read_text().splitlines():
-            if line.startswith(start):
-                with contextlib.suppress(ValueError):  # it is being written
-                    found.append(json.loads(line))
-        return found
-
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line["event"] == event]
 
@@ -121,6 +113,14 @@ class Function:
                 if name in [each["Name"] for each in directive["Metrics"]]:
                     (dimensions,) = directive["Dimensions"]
                     found.append(({each: line[each] for each in dimensions}, line[name]))
+        return found
+
+    def _lines(self, beginning: str) -> list[dict[str, Any]]:
+        found = []
+        for line in (self._folder / "log").read_text().splitlines():
+            if line.startswith(beginning):
+                with contextlib.suppress(ValueError):  # the line that is being written
+                    found.append(json.loads(line))
         return found
 
     async def invoke(self, event: Any) -> Answer:

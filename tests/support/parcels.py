@@ -46,6 +46,19 @@ def told(receiver: Receiver, path: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+async def story(receiver: Receiver, path: str, shipment_id: str, last: str) -> list[str]:
+    """`check_story` once all of it has been told: the API knows a change before its push is here,
+    and pushes may overtake each other."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return check_story(told(receiver, path)[shipment_id], last)
+        except (AssertionError, ValueError):  # of the latter kind where nothing was told yet
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.05)
+
+
 def check_story(events: Iterable[Mapping[str, Any]], last: str) -> list[str]:
     """Each change was told by exactly one event, up to `last`; the statuses in their order."""
     first, *changes = events

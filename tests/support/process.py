@@ -99,11 +99,11 @@ class Process:
 
     @property
     def stdout(self) -> str:
-        return self._out.read_text()
+        return self._out.read_text(errors="replace")  # half a character may be there
 
     @property
     def stderr(self) -> str:
-        return self._err.read_text()
+        return self._err.read_text(errors="replace")
 
     @property
     def logs(self) -> list[dict[str, Any]]:

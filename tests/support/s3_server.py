@@ -73,6 +73,7 @@ class Faults:
 
     slow_down: float = 0.0  # share of calls answered with 503
     latency: float = 0.0  # seconds
+    stuck: str = ""  # calls of objects that have this in their key get no answer for so long
     unreachable: bool = False  # connections are cut at once
     cut: float = 0.0  # share of downloads that end in the middle
     forbidden: bool = False
@@ -97,7 +98,7 @@ class S3Server:
     @property
     def keys(self) -> list[str]:
         """What is there, in order."""
-        return sorted(key for key in self.objects if self.content(key) is not None)
+        return sorted(key for key in list(self.objects) if self.content(key) is not None)
 
     def content(self, key: str) -> bytes | None:
         versions = self.objects.get(key)
@@ -121,6 +122,10 @@ class S3Server:
     async def _take(self, request: web.Request) -> web.StreamResponse:
         if self.faults.latency:
             await asyncio.sleep(self.faults.latency)
+        while self.faults.stuck and self.faults.stuck in request.path:
+            await asyncio.sleep(0.02)
+            if request.transport is None:  # whoever asked has gone
+                return _hang_up(request)
         if self.faults.unreachable:
             return _hang_up(request)
         try:

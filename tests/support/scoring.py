@@ -11,12 +11,13 @@ from typing import Any
 
 from penstock.api import keys
 from penstock.clock import SystemClock
-from penstock.predictions import registry
+from penstock.predictions import jobs, registry
 from penstock.predictions.model import Model, dump
 from penstock.predictions.training.starter import customers
 from penstock.storage import Tx, sql
 from penstock.storage.objects import Folder
 from penstock.storage.sqlite import SqliteDatabase
+from penstock.work import lanes
 from support.churn import csv_bytes
 from support.client import Answer, Api
 
@@ -89,6 +90,23 @@ async def key_of(data: Path, account: str) -> str:
     finally:
         await database.close()
     return secret
+
+
+async def paused(data: Path, *accounts: str, paused: bool = True) -> None:
+    """Have no prediction of these accounts worked on, or again; all at once, beside the server."""
+
+    def change(tx: Tx) -> None:
+        for account in accounts:
+            lane = f"{jobs.SCORE}:{account}"
+            lanes.ensure(tx, lane, kind=jobs.SCORE, account=account, max_in_flight=jobs.AT_ONCE)
+            lanes.configure(tx, lane, paused=paused)
+
+    database = SqliteDatabase(data / "penstock.db", SystemClock(), owner=False)
+    await database.open()
+    try:
+        await database.unit(change)
+    finally:
+        await database.close()
 
 
 _READY = sql("""
