@@ -123,11 +123,14 @@ class Process:
     def wait_logged(self, event: str, seconds: float = START) -> dict[str, Any]:
         """The first line of that event, waited for."""
         deadline = time.monotonic() + seconds
-        while not (found := self.logged(event)):
-            if self.popen.poll() is not None or time.monotonic() > deadline:
+        while True:
+            # Asked first: what ends writes its last lines before.
+            over = self.popen.poll() is not None or time.monotonic() > deadline
+            if found := self.logged(event):
+                return found[0]
+            if over:
                 raise AssertionError(f"no {event} in the log of {self.popen.args}:\n{self.stderr}")
             time.sleep(0.02)
-        return found[0]
 
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
@@ -148,7 +151,7 @@ class Process:
     def kill(self) -> None:
         """kill -9; harmless if it has ended."""
         self.popen.kill()
-        self.popen.wait(10)
+        self.popen.wait(60)
 
     def __enter__(self) -> Process:
         return self

@@ -13,6 +13,8 @@ from typing import Any, Self
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from support.accepting import stop_accepting
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -71,6 +73,7 @@ class Receiver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await stop_accepting(self._runner)  # servers that live on may be trying again just now
         await self._runner.cleanup()
 
     def url(self, path: str) -> str:
