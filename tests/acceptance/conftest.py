@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.fixtures import api, receiver, server, start, topic
+from support.fixtures import api, port, receiver, server, start, topic
 from support.house import house
 
-__all__ = ["api", "house", "receiver", "server", "start", "topic"]
+__all__ = ["api", "house", "port", "receiver", "server", "start", "topic"]

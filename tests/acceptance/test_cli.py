@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from support.client import Api
-from support.process import Process, Up, environment, run
+from support.process import START, Process, Up, environment, run
 from support.receiver import Receiver
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +65,7 @@ async def test_a_key_is_good_until_it_expires(server: Up) -> None:
     )
 
     expires_at = datetime.fromisoformat(made.document["expires_at"])
-    async with Api(server.url, made.document["key"]) as api, asyncio.timeout(30):
+    async with Api(server.url, made.document["key"]) as api, asyncio.timeout(60):
         while (answer := await api.call("GET", "/v1/events")).status == 200:
             await asyncio.sleep(0.05)
     assert answer.code == "invalid_token"
@@ -272,7 +272,7 @@ async def test_ctrl_c_while_tailing_is_quiet(
         data=tmp_path / "none",
         env=env,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(START):
         while event["event_id"] not in tail.stdout:
             assert tail.popen.poll() is None, tail.stderr
             await asyncio.sleep(0.02)
@@ -292,7 +292,7 @@ async def test_output_into_a_closed_pipe_is_quiet(server: Up) -> None:
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=30,
+        timeout=START,
     )
     os.close(writing)
 

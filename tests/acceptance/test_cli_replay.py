@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ class Watched:
     def __init__(self, *arguments: str, data: Path) -> None:
         self._terminal, theirs = os.openpty()
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "penstock", *arguments],
             env=environment(data),
@@ -45,7 +47,7 @@ class Watched:
         while not re.search(pattern, self.shown):
             assert time.monotonic() < deadline, self.shown
             try:
-                self.shown += os.read(self._terminal, 4096).decode()
+                self._read()
             except OSError:  # the command has ended
                 break
         assert re.search(pattern, self.shown), self.shown
@@ -54,15 +56,20 @@ class Watched:
     def ended(self) -> tuple[int, str]:
         """Its exit code, and all that it printed to stdout."""
         with suppress(OSError):
-            while more := os.read(self._terminal, 4096):
-                self.shown += more.decode()
+            while self._read():
+                pass
         assert self.popen.stdout is not None
         out = self.popen.stdout.read()
         return self.popen.wait(START), out
 
+    def _read(self) -> bytes:
+        more = os.read(self._terminal, 4096)
+        self.shown += self._decoder.decode(more)  # which may end within a character
+        return more
+
     def close(self) -> None:
         self.popen.kill()
-        self.popen.wait(10)
+        self.popen.wait(60)
         assert self.popen.stdout is not None
         self.popen.stdout.close()
         os.close(self._terminal)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, date, datetime
@@ -23,6 +22,7 @@ from penstock.client import (
     NewEvent,
     Unreachable,
 )
+from support.accepting import stop_accepting
 from support.process import Up
 from support.receiver import Receiver
 
@@ -73,14 +73,6 @@ async def dial(request: pytest.FixtureRequest) -> AsyncIterator[Dial]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@pytest.fixture
 def do(dial: Dial, server: Up) -> Driver:
     """A client of the shared server."""
     return dial(server.url, server.token)
@@ -107,6 +99,7 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await stop_accepting(self._runner)
         await self._runner.cleanup()
         await self._session.close()
 
@@ -251,8 +244,8 @@ async def test_inbox(do: Driver, topic: str) -> None:
 
 
 async def test_a_reader_of_the_inbox_waits(dial: Dial, server: Up, topic: str) -> None:
-    # The wait is on purpose: it does not count against the timeout.
-    do = dial(server.url, server.token, timeout=0.5)
+    # The wait is on purpose: it does not count against the timeout, or none of the tries would do.
+    do = dial(server.url, server.token, timeout=0.5, retries=9)
     assert (await do("inbox.lease", event_types=[topic], wait=1)).events == ()
     waiting = asyncio.create_task(do("inbox.lease", event_types=[topic], wait=20))
     await asyncio.sleep(0.3)
@@ -265,9 +258,12 @@ async def test_lost_answers_of_the_inbox(
 ) -> None:
     sent = await do("events.send", topic)
     proxy.plans = ["cut"]
+    began = time.monotonic()
     lease = await through("inbox.lease", event_types=[topic], lease_seconds=1)
-    assert lease.events == ()  # the lost answer has them, and not for long
-    lease = await through("inbox.lease", event_types=[topic], wait=10)
+    # The lost answer has them, and not for long.
+    assert lease.events == () or time.monotonic() - began >= 1
+    if not lease.events:
+        lease = await through("inbox.lease", event_types=[topic], wait=10)
     assert [event.event_id for event in lease.events] == [sent.event_id]
     proxy.plans = ["cut"]
     (done,) = await through("inbox.ack", [sent.event_id], lease.lease_id)
@@ -328,7 +324,7 @@ async def test_replays(do: Driver, receiver: Receiver, topic: str) -> None:
     )
     assert started.filter.event_types == (topic,)
     assert started.filter.status == "replayed"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (now := await do("replays.get", started.replay_id)).behind != (made.endpoint_id,):
         assert time.monotonic() < deadline, now
         await asyncio.sleep(0.05)
@@ -346,7 +342,7 @@ async def test_replays(do: Driver, receiver: Receiver, topic: str) -> None:
 
 async def final(do: Driver, name: str, id_: str) -> str:
     """The status of an event or a replay once it is not pending any more."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (status := (await do(name, id_)).status) == "pending":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.03)
@@ -382,7 +378,7 @@ async def test_shipments(do: Driver, topic: str, tmp_path: Path) -> None:
     assert (made.label, made.ship_date, made.metadata) == ("chair", "2026-01-31", {"order": 7})
     again = await do("shipments.create", "sandbox", made.tracking_number)
     assert again.shipment_id == made.shipment_id
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (detail := await do("shipments.get", made.shipment_id)).status != "delivered":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
@@ -482,12 +478,12 @@ async def test_retry_after_is_waited_for(through: Driver, proxy: Proxy, topic: s
     proxy.plans = [busy(429, 1)]
     began = time.monotonic()
     await through("keys.create", topic)  # not repeatable, but nothing was done
-    assert 1 <= time.monotonic() - began < 10
+    assert 1 <= time.monotonic() - began < 30
 
     proxy.plans = [busy(503, 1)]
     began = time.monotonic()
     await through("events.send", topic)
-    assert 1 <= time.monotonic() - began < 10
+    assert 1 <= time.monotonic() - began < 30
 
     proxy.plans = [busy(429, 3600)]
     with pytest.raises(ApiError) as refused:
@@ -496,17 +492,17 @@ async def test_retry_after_is_waited_for(through: Driver, proxy: Proxy, topic: s
 
 
 async def test_a_server_that_hangs_or_is_not_there(
-    dial: Dial, server: Up, proxy: Proxy, free_port: int
+    dial: Dial, server: Up, proxy: Proxy, port: int
 ) -> None:
     impatient = dial(proxy.url, server.token, timeout=1.0, retries=1)
     proxy.plans = ["hang", "hang"]
     began = time.monotonic()
     with pytest.raises(Unreachable):
         await impatient("events.list")
-    assert 2 <= time.monotonic() - began < 15
+    assert 2 <= time.monotonic() - began < 25
     assert len(proxy.seen) == 2
 
-    nobody = dial(f"http://127.0.0.1:{free_port}", "k", retries=0)
+    nobody = dial(f"http://127.0.0.1:{port}", "k", retries=0)
     with pytest.raises(Unreachable, match="does not answer"):
         await nobody("keys.create", "never")
 
@@ -524,16 +520,16 @@ async def test_answers_that_are_not_penstocks(through: Driver, proxy: Proxy) -> 
 
 
 async def test_a_server_that_was_restarted(
-    dial: Dial, start: Callable[..., Any], tmp_path: Path, free_port: int
+    dial: Dial, start: Callable[..., Any], tmp_path: Path, port: int
 ) -> None:
     data = tmp_path / "data"
-    first = start(Up, data, port=free_port)
+    first = start(Up, data, port=port)
     key = (await dial(first.url, first.token)("keys.create", "stays")).key
-    client = dial(first.url, key, retries=9)
+    client = dial(first.url, key, retries=15)
     await client("events.send", "restart")
     await asyncio.to_thread(first.kill)
     early = asyncio.ensure_future(client("events.send", "restart"))  # nobody listens yet
-    await asyncio.to_thread(start, Up, data, port=free_port)
+    await asyncio.to_thread(start, Up, data, port=port)
 
     await early
     await client("keys.create", "after")

@@ -46,11 +46,12 @@ from penstock.tracking import columns, sheet
 from penstock.tracking import why as tracking_why
 from penstock.tracking.status import STATUSES
 from support.nursery import possible, shim
+from support.ports import reserved
 from support.sqs_server import ENVIRONMENT, REGION, running
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-SOON = 40.0  # seconds
+SOON = 90.0  # seconds
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -131,7 +132,7 @@ class Terminal:
             self._process.wait()
             raise
         finally:
-            self._reader.join(5)
+            self._reader.join(SOON)
             assert self._process.stdout is not None
             self._process.stdout.close()
 
@@ -167,7 +168,7 @@ class Shell:
         raise AssertionError(f"the shell ended at: {command}")
 
     def close(self) -> None:
-        self._process.communicate("exit\n", timeout=10)
+        self._process.communicate("exit\n", timeout=SOON)
 
 
 class Reader:
@@ -182,11 +183,10 @@ class Reader:
         self.output = ""
 
     def play(self, page: Path) -> None:
+        # All at once: a port's number may hold what stands for another.
+        written = re.compile("|".join(map(re.escape, self.swaps)))
         for block in blocks(page):
-            text = block.text
-            for written, here in self.swaps.items():
-                text = text.replace(written, here)
-            self.do(block, text)
+            self.do(block, written.sub(lambda found: self.swaps[found[0]], block.text))
 
     def do(self, block: Block, text: str) -> None:
         words = block.words
@@ -226,12 +226,6 @@ class Reader:
                 stack.callback(terminal.interrupt)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
     """`penstock` and `python` as the activated .venv has them."""
@@ -259,10 +253,11 @@ def environment(commands: Path) -> dict[str, str]:
 def reader(tmp_path: Path, environment: dict[str, str]) -> Iterator[Reader]:
     folder = tmp_path / "work"
     folder.mkdir()
-    swaps = {"8321": str(free_port()), "9000": str(free_port())}
-    someone = Reader(folder, environment | {"PENSTOCK_PORT": swaps["8321"]}, swaps)
-    yield someone
-    someone.close()
+    with reserved() as server, reserved() as receiver:
+        swaps = {"8321": str(server), "9000": str(receiver)}
+        someone = Reader(folder, environment | {"PENSTOCK_PORT": swaps["8321"]}, swaps)
+        yield someone
+        someone.close()
 
 
 def test_readme(reader: Reader) -> None:

@@ -73,11 +73,6 @@ def started(
             process.wait(10)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 async def until_listening(port: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + START
     while True:
@@ -90,8 +85,10 @@ async def until_listening(port: int, process: subprocess.Popen[str]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_sender_outlasts_a_server_that_is_down(language: Language, tmp_path: Path) -> None:
-    data, port = tmp_path / "data", free_port()
+async def test_a_sender_outlasts_a_server_that_is_down(
+    language: Language, port: int, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
     key = (await run("keys", "create", "--name", "sender", data=data)).stdout.splitlines()[0]
     environment = {"PENSTOCK_URL": f"http://127.0.0.1:{port}", "PENSTOCK_KEY": key}
     order = ["order.created", '{"order": 1042}', *language.key_option, "order-1042"]
@@ -143,9 +140,8 @@ async def test_a_sender_gives_up_what_is_refused(
 
 
 async def test_a_receiver_does_each_event_once(
-    language: Language, api: Api, topic: str, tmp_path: Path
+    language: Language, api: Api, port: int, topic: str, tmp_path: Path
 ) -> None:
-    port = free_port()
     target = f"http://127.0.0.1:{port}/"
     secret = (await api.endpoint(target, topic))["secret"]
     command = language.command("receive", *language.port_option, str(port))
@@ -244,8 +240,10 @@ async def test_a_reader_that_is_ended_gives_back_what_it_has_not_done(
         assert (event["status"], event["inbox_lease_id"]) == (wanted, None)
 
 
-async def test_a_reader_outlasts_a_server_that_is_down(language: Language, tmp_path: Path) -> None:
-    data, port = tmp_path / "data", free_port()
+async def test_a_reader_outlasts_a_server_that_is_down(
+    language: Language, port: int, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
     key = (await run("keys", "create", "--name", "reader", data=data)).stdout.splitlines()[0]
     environment = {"PENSTOCK_URL": f"http://127.0.0.1:{port}", "PENSTOCK_KEY": key}
     output = tmp_path / "output"

@@ -33,6 +33,12 @@ def ids(leased: dict[str, Any]) -> list[str]:
     return [event["event_id"] for event in leased["events"]]
 
 
+def end_of(leased: dict[str, Any]) -> float:
+    """When it ends, by the monotonic clock."""
+    ahead = datetime.fromisoformat(leased["leased_until"]).timestamp() - time.time()
+    return time.monotonic() + ahead
+
+
 async def test_read_lease_acknowledge(api: Api, topic: str) -> None:
     sent = await send(api, topic, 5, metadata={"m": 1})
     page = await api.ok("GET", "/v1/inbox", query={"event_types": topic, "limit": "3"})
@@ -80,20 +86,16 @@ async def test_pushes_wait_for_the_lease(api: Api, topic: str, receiver: Receive
     leased = await lease(api, topic, limit=2)
     short = await lease(api, topic, lease_seconds=5)
     assert (ids(leased), ids(short)) == ([kept, freed], [ended])
-    until = datetime.fromisoformat(short["leased_until"]).timestamp() - time.time()
-    until += time.monotonic()
     await api.ok("POST", f"/v1/endpoints/{made['endpoint_id']}/enable")
     await asyncio.sleep(0.5)
-    assert receiver.at("/held") == []
     (delivery,) = (await api.event(kept))["deliveries"]
     assert delivery["why"]["code"] == "inbox_leased"
+    released = time.monotonic()
     await api.ok("POST", "/v1/inbox/release", {"event_ids": [freed]})
-    (first,) = await receiver.arrived("/held")
-    assert first.id == freed
-    assert first.at < until
-    _, second = await receiver.arrived("/held", 2)
-    assert second.id == ended
-    assert second.at > until - 0.01
+    pushed = {push.id: push.at for push in await receiver.arrived("/held", 2)}
+    assert set(pushed) == {freed, ended}
+    assert released <= pushed[freed] < end_of(leased)
+    assert pushed[ended] > end_of(short) - 0.01
     await api.ok("POST", "/v1/inbox/ack", {"event_ids": [kept], "lease_id": leased["lease_id"]})
     assert (await api.final(kept))["status"] == "delivered"
     assert (await api.final(ended))["delivery_attempts"] == 1
@@ -103,7 +105,7 @@ async def test_pushes_wait_for_the_lease(api: Api, topic: str, receiver: Receive
 async def test_a_long_poll_ends_as_soon_as_there_is_something(api: Api, topic: str) -> None:
     began = time.monotonic()
     assert ids(await lease(api, topic, wait=0.7)) == []
-    assert 0.6 < time.monotonic() - began < 10
+    assert 0.6 < time.monotonic() - began < 15
     waits = [10.0]
     # Far below the poll's half second, at least now and then on a machine that does other things.
     while min(waits) > 0.25:
@@ -131,6 +133,7 @@ async def test_a_lease_ends_by_its_time_and_another_reader_gets_the_event(
 async def test_a_reader_that_hung_up_is_given_nothing(api: Api, topic: str) -> None:
     waiting = asyncio.create_task(lease(api, topic, wait=20))
     await asyncio.sleep(0.3)
+    await api.call("GET", "/health/live")  # what came before this has begun
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await asyncio.sleep(0.2)
@@ -180,6 +183,7 @@ async def test_a_long_poll_ends_when_the_server_stops(
     async with Api(server.url, server.token) as api:
         waiting = asyncio.create_task(lease(api, "nothing", wait=20))
         await asyncio.sleep(0.5)
+        await api.call("GET", "/health/live")  # what came before this has begun
         began = time.monotonic()
         stopping = asyncio.create_task(asyncio.to_thread(server.terminate))
         assert ids(await waiting) == []

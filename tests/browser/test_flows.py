@@ -86,7 +86,7 @@ def test_a_shipment_is_followed_and_its_scans_are_seen(ann: Visitor) -> None:
 def test_a_circuit_is_opened_and_closed(ann: Visitor, receiver: str) -> None:
     kind = "held" if ann.script else "kept"
     add_endpoint(ann, f"{receiver}/ok", f"{kind}.*")
-    ann.page.locator("dd a", has_text="waiting").click()
+    ann.leads(ann.page.locator("dd a", has_text="waiting"))
     ann.fill(state="open", for_="10m", reason="they move house")
     ann.press("Hold")
     assert "they move house" in ann.text
@@ -125,7 +125,7 @@ def test_a_key_is_made_shown_once_and_revoked(ann: Visitor, visit: Visit) -> Non
     other.page.goto("/keys")
     assert "keys:read" in other.text  # the scope that it lacks
     row = ann.page.locator("tr", has_text=name).first
-    row.get_by_role("button", name="Revoke").click()
+    ann.leads(row.get_by_role("button", name="Revoke"))
     ann.until("The key was revoked.")
     other.page.goto("/events")
     assert "/sign-in" in other.page.url
@@ -142,12 +142,20 @@ def test_a_link_signs_in_once(visit: Visit, call: Callable[..., dict[str, str]])
     assert "API key" in first.text
 
 
-def test_pages_are_fresh_by_themselves(visit: Visit, call: Callable[..., dict[str, str]]) -> None:
+def test_pages_are_fresh_by_themselves(
+    visit: Visit, call: Callable[..., dict[str, str]], receiver: str
+) -> None:
     person = visit()
     person.page.goto("/events?event_type=fresh.one")
     person.until("No event fits")
     call("POST", "/v1/events", {"event_type": "fresh.one", "payload": {}})
     person.until("fresh.one")  # without loading the page again
+    new = {"target": f"{receiver}/no", "event_types": ["fresh.dead"], "on_permanent": "dead"}
+    endpoint = call("POST", "/v1/endpoints", new)["endpoint_id"]
+    person.page.goto(f"/dead?kind=delivery&lane=delivery:{endpoint}")
+    person.until("Nothing fits")
+    call("POST", "/v1/events", {"event_type": "fresh.dead", "payload": {}})
+    person.until("fresh.dead")
     # What somebody is doing is not taken from under their hands.
     person.page.goto("/events/new")
     person.fill(payload='{"half": ')
@@ -181,7 +189,9 @@ def test_everything_is_reached_by_keyboard(visit: Visit, key: str, receiver: str
     person = visit(signed_in=False)
     page, keyboard = person.page, person.page.keyboard
     page.goto("/sign-in")
-    keyboard.type(key)  # the field has the focus
+    # The field has the focus, from the first time that the page is drawn.
+    page.wait_for_function("() => document.activeElement?.name === 'key'")
+    keyboard.type(key)
     enter(person)
     person.until("Overview")
     keyboard.press("Tab")

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,69 +54,93 @@ async def progress(api: Api, path: str) -> dict[str, Any]:
             await asyncio.sleep(0.05)
 
 
-async def test_the_server_is_killed_while_it_scores(
-    content: bytes, start: Callable[..., Up], tmp_path: Path, receiver: Receiver
-) -> None:
-    chance = random.Random(5)
-    data = tmp_path / "data"
-    env = ONE_PROCESS | CHILDREN | {"PENSTOCK_LOG_LEVEL": "debug"}
-    servers = [start(Up, data, env=env)]
-    async with Api(servers[0].url, servers[0].token) as api:
-        api.token = (await api.ok("POST", "/v1/keys", {"name": "chaos"}))["key"]
-        await api.endpoint(receiver.url("/done"), "prediction.completed")
-        whole = await score(api, content)
-        found = await completed(api, whole["prediction_id"], 120)
-        assert (found["rows_scored"], found["rows_set_aside"]) == (ROWS, 2)
-        undisturbed = [await fetch(api, whole["prediction_id"], name) for name in FILES]
+@dataclass
+class Killed:
+    """A server, and those that came after it was killed."""
 
-        killed = await score(api, content, force="true")
-        path = f"/v1/predictions/{killed['prediction_id']}"
+    start: Callable[..., Up]
+    data: Path
+    chance: random.Random
+    servers: list[Up] = field(default_factory=list)
+
+    def begin(self, **options: Any) -> Up:
+        env = ONE_PROCESS | CHILDREN | {"PENSTOCK_LOG_LEVEL": "debug"}
+        self.servers.append(self.start(Up, self.data, env=env, **options))
+        return self.servers[-1]
+
+    async def again_and_again(self, api: Api, path: str, size: int) -> int:
+        """Kill it `KILLS` times, spread over the scoring; how often that came in time."""
         seen, inside = [], 0
         for kill in range(KILLS):
             before = (await progress(api, path))["bytes_done"]
             deadline = time.monotonic() + 60
-            wanted = found["bytes_total"] * (kill + chance.uniform(0.2, 0.8)) / KILLS
+            wanted = size * (kill + self.chance.uniform(0.2, 0.8)) / KILLS
             while (now := await progress(api, path))["bytes_done"] < wanted:
                 assert time.monotonic() < deadline
                 assert now["status"] in ("QUEUED", "RUNNING"), now
                 await asyncio.sleep(0.005)
-            await asyncio.sleep(chance.uniform(0.0, 0.05))
-            servers[-1].kill()
-            servers.append(await asyncio.to_thread(start, Up, data, env=env, port=servers[-1].port))
-            api.url = servers[-1].url
+            await asyncio.sleep(self.chance.uniform(0.0, 0.05))
+            last = self.servers[-1]
+            last.kill()
+            api.url = (await asyncio.to_thread(self.begin, port=last.port)).url
             now = await progress(api, path)
             inside += now["status"] != "COMPLETED"
             seen.append((before, now["bytes_done"]))
-        after = await completed(api, killed["prediction_id"], 120)
-        assert (after["rows_scored"], after["rows_set_aside"]) == (ROWS, 2)
-        for name, expected in zip(FILES, undisturbed, strict=True):
-            assert await fetch(api, killed["prediction_id"], name) == expected, name
-        # Nothing went back, and all but the chunk that was under way counted.
-        assert seen == sorted(seen)
-        assert inside >= KILLS - 1  # the last may have come to its end meanwhile
+        assert seen == sorted(seen)  # nothing went back
+        return inside
 
-        await receiver.until(lambda: len(receiver.at("/done")) >= 2)
+
+@pytest.mark.timeout(300)
+async def test_the_server_is_killed_while_it_scores(
+    content: bytes, start: Callable[..., Up], tmp_path: Path, receiver: Receiver
+) -> None:
+    killed = Killed(start, tmp_path / "data", random.Random(5))
+    first = killed.begin()
+    async with Api(first.url, first.token) as api:
+        api.token = (await api.ok("POST", "/v1/keys", {"name": "chaos"}))["key"]
+        await api.endpoint(receiver.url("/done"), "prediction.completed")
+        whole = (await score(api, content))["prediction_id"]
+        found = await completed(api, whole, 120)
+        assert (found["rows_scored"], found["rows_set_aside"]) == (ROWS, 2)
+        undisturbed = [await fetch(api, whole, name) for name in FILES]
+
+        disturbed: list[str] = []
+        inside = 0
+        # The last kill may come after the end. More of them do where this process is held up
+        # itself, which is no fault of the server's: then it is all done once more.
+        while inside < KILLS - 1:
+            assert len(disturbed) < 3, inside
+            id_ = (await score(api, content, force="true"))["prediction_id"]
+            disturbed.append(id_)
+            inside = await killed.again_and_again(
+                api, f"/v1/predictions/{id_}", found["bytes_total"]
+            )
+            after = await completed(api, id_, 120)
+            assert (after["rows_scored"], after["rows_set_aside"]) == (ROWS, 2)
+            for name, expected in zip(FILES, undisturbed, strict=True):
+                assert await fetch(api, id_, name) == expected, name
+
+        every = [whole, *disturbed]
+        await receiver.until(lambda: len({each.id for each in receiver.at("/done")}) >= len(every))
         await asyncio.sleep(1.0)
         # A push may be repeated where its answer was lost; an event is not.
         told = {(each.id, each.json["payload"]["prediction_id"]) for each in receiver.at("/done")}
-        assert Counter(id_ for _, id_ in told) == {
-            whole["prediction_id"]: 1,
-            killed["prediction_id"]: 1,
-        }
+        assert Counter(id_ for _, id_ in told) == dict.fromkeys(every, 1)
         events = await api.ok("GET", "/v1/events", query={"event_type": "prediction.completed"})
-        assert len(events["items"]) == 2
+        assert len(events["items"]) == len(every)
 
-    scored = Counter(
-        line["chunk"]
-        for server in servers
-        for line in server.logged("prediction_chunk_scored")
-        if line["prediction_id"] == killed["prediction_id"]
-    )
-    ledger = await _ledger(SqliteDatabase(data / "penstock.db", SystemClock(), owner=False))
-    chunks = len(ledger) // 2
-    assert sorted(scored) == list(range(chunks))
-    assert sum(scored.values()) <= chunks + KILLS  # at most one is done again for each kill
-    assert servers[-1].terminate() == 0
+    ledger = await _ledger(SqliteDatabase(killed.data / "penstock.db", SystemClock(), owner=False))
+    chunks = len(ledger) // len(every)
+    for id_ in disturbed:
+        scored = Counter(
+            line["chunk"]
+            for server in killed.servers
+            for line in server.logged("prediction_chunk_scored")
+            if line["prediction_id"] == id_
+        )
+        assert sorted(scored) == list(range(chunks))
+        assert sum(scored.values()) <= chunks + KILLS  # at most one is done again for each kill
+    assert killed.servers[-1].terminate() == 0
 
 
 async def _ledger(database: Any) -> list[Any]:
@@ -200,7 +225,7 @@ async def test_one_of_two_workers_is_killed_while_it_scores(
         for name in FILES:
             one, other = [await fetch(api, each["prediction_id"], name) for each in (whole, killed)]
             assert one == other, name
-        await receiver.until(lambda: len(receiver.at("/done")) >= 2)
+        await receiver.until(lambda: len({each.id for each in receiver.at("/done")}) >= 2)
         assert (await api.ok("GET", path))["rows_set_aside"] == 2
         events = await api.ok("GET", "/v1/events", query={"event_type": "prediction.completed"})
         assert len(events["items"]) == 2

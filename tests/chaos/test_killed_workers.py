@@ -22,7 +22,7 @@ from support.process import start_script
 pytestmark = pytest.mark.anyio
 
 PROCESS = Path(__file__).with_name("worker_process.py")
-ROWS = 360
+PART = 60  # rows that there are to begin with, and that come with each kill
 INSERT = sql("""
 INSERT INTO jobs (id, account, name, args, status, created_at, lane, due_at)
 VALUES (:id, 'a', 'n', '[]', 'pending', {now}, :lane, {now})
@@ -31,6 +31,7 @@ CREATE = sql("CREATE TABLE done (id TEXT NOT NULL, attempt INTEGER NOT NULL)")
 DROP = sql("DROP TABLE IF EXISTS done")
 DONE = sql("SELECT id, attempt FROM done")
 LEFT = sql("SELECT count(*) FROM jobs WHERE status = 'pending'")
+HANDLED = sql("SELECT count(*) FROM done")
 ENDS = sql("SELECT status, count(*) FROM jobs GROUP BY status")
 HELD = sql("SELECT lane, count(*) FROM jobs WHERE lease_until IS NOT NULL GROUP BY lane")
 
@@ -40,7 +41,11 @@ def _fill(tx: Tx) -> None:
     tx.run(CREATE)
     for n in range(4):
         lanes.ensure(tx, f"l{n}", kind="job", account="a", max_in_flight=3)
-    for n in range(ROWS):
+    _add(tx, 0)
+
+
+def _add(tx: Tx, part: int) -> None:
+    for n in range(PART * part, PART * (part + 1)):
         tx.run(INSERT, id=f"j{n:04}", lane=f"l{n % 4}")
 
 
@@ -67,51 +72,54 @@ class Fleet:
         n = random.randrange(len(self._processes))
         process, _ = self._processes[n]
         process.kill()
-        process.wait(20)
+        process.wait(60)
         self._processes[n] = self._start()
 
     def stop(self) -> list[int]:
         for process, _ in self._processes:
             process.send_signal(signal.SIGTERM)
-        return [process.wait(20) for process, _ in self._processes]
+        return [process.wait(60) for process, _ in self._processes]
 
     def end(self) -> None:
         for process, _ in self._processes:
             if process.poll() is None:
                 process.kill()
-                process.wait(20)
+                process.wait(60)
 
 
 async def _survives(database: Database, fleet: Fleet, kills: int) -> None:
+    rows = PART * (kills + 1)
     killed = 0
     try:
-        async with asyncio.timeout(60):
-            while (left := (await database.read(lambda tx: tx.rows(LEFT)))[0][0]) != 0:
+        async with asyncio.timeout(90):
+            while (await database.read(lambda tx: tx.rows(LEFT)))[0][0] != 0 or killed < kills:
                 for _, held in await database.read(lambda tx: tx.rows(HELD)):
                     assert held <= 3
-                # Spread over the whole of the work, whatever its speed.
-                if killed < kills and left <= ROWS - ROWS * (killed + 1) // (kills + 1):
-                    fleet.kill_one()
+                # In the middle of each part of the work, whatever its speed; and so that there is
+                # work for who comes back, however late the kill is.
+                ((handled,),) = await database.read(lambda tx: tx.rows(HANDLED))
+                if killed < kills and handled >= 3 * PART * killed + 3 * PART // 2:
                     killed += 1
-                await asyncio.sleep(0.02)
+                    await database.unit(lambda tx, part=killed: _add(tx, part))  # type: ignore[misc]
+                    fleet.kill_one()
+                await asyncio.sleep(0.01)
             # One that has just come back cannot end in order before it is up.
             while not fleet.ready():
                 await asyncio.sleep(0.02)
         assert fleet.stop() == [0] * fleet.size
-        assert killed > 0
     finally:
         fleet.end()
     ends = dict(await database.read(lambda tx: tx.rows(ENDS)))
-    assert ends == {"succeeded": ROWS}
+    assert ends == {"succeeded": rows}
     done = Counter(await database.read(lambda tx: tx.rows(DONE)))
-    assert done == {(f"j{n:04}", attempt): 1 for n in range(ROWS) for attempt in (1, 2, 3)}
+    assert done == {(f"j{n:04}", attempt): 1 for n in range(rows) for attempt in (1, 2, 3)}
 
 
 async def test_on_sqlite(sqlite_path: Path, tmp_path: Path) -> None:
     database = SqliteDatabase(sqlite_path, SystemClock(), owner=False)
     await database.open()
     await database.unit(_fill)
-    await _survives(database, Fleet(str(sqlite_path), 1, tmp_path), kills=3)
+    await _survives(database, Fleet(str(sqlite_path), 1, tmp_path), kills=5)
     await database.close()
 
 

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 from support.node import packages
 
@@ -37,7 +37,9 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # Its own sandbox wants privileges that containers do not give; the pages are ours.
         browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=program,
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+            timeout=PATIENCE * 2000,
         )
         try:
             yield browser
@@ -79,10 +81,20 @@ class Visitor:
         self.press("Sign in")
 
     def press(self, label: str, within: str = "body") -> None:
-        self.page.locator(within).get_by_role("button", name=label, exact=True).first.click()
+        """Press a button, of which each leads to a page; returns when that is there."""
+        self.leads(self.page.locator(within).get_by_role("button", name=label, exact=True))
 
     def follow(self, label: str) -> None:
-        self.page.get_by_role("link", name=label, exact=True).first.click()
+        """Follow a link; returns when the page is there."""
+        self.leads(self.page.get_by_role("link", name=label, exact=True))
+
+    def leads(self, to: Locator) -> None:
+        """Click what leads to another page, and wait for all of that.
+
+        A click alone returns sooner: what is read then may be half of a page, or of the one before.
+        """
+        with self.page.expect_navigation():
+            to.first.click()
 
     def fill(self, **fields: str) -> None:
         for name, value in fields.items():
@@ -104,10 +116,8 @@ class Visitor:
             if holds in text if isinstance(holds, str) else holds(text):
                 return text
             assert time.monotonic() < deadline, text
-            if self.script:
-                self.page.wait_for_timeout(100)
-            else:
-                self.page.wait_for_timeout(100)
+            self.page.wait_for_timeout(100)
+            if not self.script:
                 self.page.reload()
 
     def close(self) -> None:

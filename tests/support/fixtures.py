@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support.client import Api
+from support.ports import reserved
 from support.process import Process, Up
 from support.receiver import Receiver
 
@@ -33,6 +34,13 @@ async def api(server: Up) -> AsyncIterator[Api]:
 async def receiver() -> AsyncIterator[Receiver]:
     async with Receiver() as running:
         yield running
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody listens on, kept for the servers that the test starts there."""
+    with reserved() as kept:
+        yield kept
 
 
 _numbers = count(1)

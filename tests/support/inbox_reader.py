@@ -14,6 +14,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+LEASE = 2  # seconds
+
 
 def main() -> None:
     url, token, event_type, log = sys.argv[1:]
@@ -31,10 +33,11 @@ def main() -> None:
         while True:
             asked = {
                 "limit": chance.randint(1, 40),
-                "lease_seconds": 2,
+                "lease_seconds": LEASE,
                 "event_types": [event_type],
                 "wait": 1,
             }
+            began = time.monotonic()
             leased = call("lease", asked)
             ids = [event["event_id"] for event in leased["events"]]
             print(json.dumps({"leased": ids, "at": time.time()}), file=lines)
@@ -47,7 +50,8 @@ def main() -> None:
                 if part:
                     body = {"event_ids": part, "lease_id": leased["lease_id"]}
                     results = call("ack", body)["results"]
-                    print(json.dumps({"results": results}), file=lines)
+                    held = time.monotonic() - began
+                    print(json.dumps({"results": results, "held": held}), file=lines)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ function busy(part) {
   const selection = document.getSelection();
   return part.contains(document.activeElement) ||
     part.querySelector("input:checked, details[open]") !== null ||
+    [...part.querySelectorAll("input[type=file]")].some((box) => box.files.length > 0) ||
     (selection && !selection.isCollapsed && part.contains(selection.anchorNode));
 }
 
