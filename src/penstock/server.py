@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PORTS_TRIED = 20
+# Seconds that a connection may be idle between two requests: longer than those who connect keep it
+# (load balancers and reverse proxies: 60), or a request would meet its end and get no answer.
+KEEP_ALIVE = 75
 METRICS_EVERY = 60.0  # seconds; CloudWatch keeps figures by the minute
 # Seconds after which a thread that waits for the interpreter gets it (Python's default is 5 ms).
 # The database's threads ask for it between any two statements, and requests wait for them.
@@ -312,6 +315,7 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 ws="none",
                 timeout_graceful_shutdown=max(1, int(grace)),
+                timeout_keep_alive=KEEP_ALIVE,
             )
         )
         self.listening = asyncio.Event()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from penstock.api import connection
 from penstock.api.connection import Connection
+from penstock.server import HttpServer
 
 pytestmark = pytest.mark.anyio
 
@@ -204,3 +207,24 @@ async def test_requests_one_after_another_on_one_connection(
         await client.until(b"\r\n3\r\n0\r\n\r\n")
         monkeypatch.setattr(connection, "WINDOW", SHORT)  # from the second request on
         await asyncio.sleep(SHORT + 0.1)  # an idle connection is not judged
+
+
+async def test_between_requests_it_is_kept_longer_than_load_balancers_keep_it() -> None:
+    # AWS's and nginx's keep a connection idle for 60 s and send the next request on it.
+    async with asyncio.timeout(60):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = HttpServer(FastAPI(), grace=1.0)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            await server.listening.wait()
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            (idle,) = server.server_state.connections
+            assert isinstance(idle, Connection)
+            while (end := idle.timeout_keep_alive_task) is None:
+                await asyncio.sleep(0)
+            assert end.when() - asyncio.get_running_loop().time() > 60
+            writer.close()
+            await writer.wait_closed()
+            server.should_exit = True
+            await serving
