@@ -18,6 +18,7 @@
     ├── BackupRefused           a backup cannot be made or restored
     ├── NotFound                there is no such thing, or it belongs to another account
     ├── Conflict                the request contradicts what is stored
+    ├── Refused                 a request that is understood cannot be carried out
     ├── ApiError                a server refused a client's call (penstock.client)
     └── Unreachable             no server answered a client's call (penstock.client)
 
@@ -92,3 +93,17 @@ class NotFound(PenstockError):
 
 class Conflict(PenstockError):
     """The request contradicts what is already stored."""
+
+
+class Refused(PenstockError):
+    """A request that is understood cannot be carried out.
+
+    `code` is the stable code of the problem that the API tells; `pointer` names the field at fault
+    (RFC 6901).
+    """
+
+    def __init__(self, code: str, message: str, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.pointer = pointer

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from penstock.clock import SECOND, ManualClock
-from penstock.errors import NotFound, StorageError
+from penstock.errors import NotFound, Refused, StorageError
 from penstock.events import endpoints, fanout, query
 from penstock.events.accept import Accepted, Acceptor, NewEvent
 from penstock.events.dead import DEAD_FANOUTS
-from penstock.events.refusal import Refused
 from penstock.events.settled import ENDPOINT_DELETED
 from penstock.secretbox import SecretBox
 from penstock.storage import Database, Tx, sql

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from penstock.clock import SECOND, ManualClock
-from penstock.errors import NotFound
+from penstock.errors import NotFound, Refused
 from penstock.events import drip, endpoints, erase, query, replay, replays, sign
 from penstock.events.accept import Accepted, Acceptor, NewEvent
 from penstock.events.http import Failure, Response
 from penstock.events.policy import Policy
 from penstock.events.push import delivery_kind
-from penstock.events.refusal import Refused
 from penstock.secretbox import SecretBox
 from penstock.storage import Database, Tx, sql
 from penstock.work import lanes, ledger

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from penstock.clock import SECOND, ManualClock
-from penstock.errors import Conflict, NotFound
+from penstock.errors import Conflict, NotFound, Refused
 from penstock.storage import Database, Tx, retention, sql
 from penstock.tracking import credentials as credentials_module
 from penstock.tracking import retention as tracking_retention
 from penstock.tracking import shipments
 from penstock.tracking.carriers.base import Budget, Forbidden
 from penstock.tracking.credentials import lane_of
-from penstock.tracking.refusal import Refused
 from penstock.tracking.shipments import NewShipment
 from penstock.work import circuit, lanes
 from support.tracking import World, checked, found, scan

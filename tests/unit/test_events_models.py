@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from penstock.clock import SECOND, from_iso, to_iso
+from penstock.errors import Refused
 from penstock.events.accept import compact, new_event
 from penstock.events.idempotency import fingerprint
 from penstock.events.models import BatchIn, EndpointIn, EndpointPatch, EventIn, RotateIn
-from penstock.events.refusal import Refused
 
 NOW = from_iso("2026-01-01T00:00:00Z")
 

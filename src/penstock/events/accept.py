@@ -15,10 +15,10 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from penstock.clock import SECOND, from_datetime, to_iso
+from penstock.errors import Refused
 from penstock.events import idempotency, ordering, views
 from penstock.events.matching import Catalogue, Matcher, Subscriber
 from penstock.events.models import EventIn
-from penstock.events.refusal import Refused
 from penstock.ids import new_id
 from penstock.storage import Tx, sql
 from penstock.work import lanes

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from penstock.errors import Refused
 from penstock.events.accept import Accepted, Acceptor, NewEvent
-from penstock.events.refusal import Refused
 from penstock.storage import Database, Tx
 
 _AT_ONCE: Final = 64  # events in one transaction

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock.clock import SECOND
-from penstock.events.refusal import Refused
+from penstock.errors import Refused
 from penstock.storage import Tx, sql
 
 LIFETIME: Final = 24 * 3600  # seconds

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.clock import SECOND
-from penstock.errors import NotFound
+from penstock.errors import NotFound, Refused
 from penstock.events import ordering
 from penstock.events.accept import DELIVERY, Acceptor
-from penstock.events.refusal import Refused
 from penstock.ids import new_id
 from penstock.storage import Tx, sql
 from penstock.work import lanes

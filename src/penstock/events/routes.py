@@ -17,6 +17,7 @@ from penstock.api.paging import Items, Paged
 from penstock.api.problems import PROBLEMS, Problem, invalid
 from penstock.api.routing import router
 from penstock.clock import from_datetime
+from penstock.errors import Refused
 from penstock.events import (
     query,
     routes_endpoints,
@@ -28,7 +29,6 @@ from penstock.events import (
 from penstock.events.accept import Accepted, NewEvent, compact, new_event
 from penstock.events.deps import Deps
 from penstock.events.models import BatchIn, EventIn
-from penstock.events.refusal import Refused
 from penstock.events.routes_endpoints import problem_of
 from penstock.events.shapes import BatchOutcome, EventAccepted, EventDetail, EventItem, EventStatus
 from penstock.telemetry import EVENT_ACCEPTED, EVENTS_ACCEPTED, log, metrics

@@ -12,6 +12,7 @@ from penstock.api.context import Caller, requires
 from penstock.api.paging import Items, Paged
 from penstock.api.problems import Problem
 from penstock.clock import to_iso
+from penstock.errors import Refused
 from penstock.events import endpoints, routes_outbox
 from penstock.events.accept import Accepted, NewEvent, compact
 from penstock.events.deps import Deps
@@ -19,7 +20,6 @@ from penstock.events.destinations import Destination, TargetRefused
 from penstock.events.filters import FilterRefused, compile_filter
 from penstock.events.http import HeaderRefused, check_headers
 from penstock.events.models import EndpointIn, EndpointPatch, RotateIn
-from penstock.events.refusal import Refused
 from penstock.events.shapes import EndpointCreated, EndpointView, SecretRotated, TestSent
 from penstock.storage import Tx
 

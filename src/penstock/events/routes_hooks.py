@@ -17,11 +17,11 @@ from starlette.responses import Response
 
 from penstock.api.context import Caller, requires
 from penstock.clock import to_iso
+from penstock.errors import Refused
 from penstock.events import endpoints
 from penstock.events.deps import Deps
 from penstock.events.destinations import TargetRefused
 from penstock.events.models import EndpointIn, Pattern, Plain
-from penstock.events.refusal import Refused
 from penstock.events.routes_endpoints import problem_of
 from penstock.secretbox import SecretBox
 from penstock.storage import Tx, sql

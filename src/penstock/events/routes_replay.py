@@ -11,9 +11,9 @@ from starlette.responses import Response
 from penstock.api.context import Caller, requires
 from penstock.api.paging import Items, Paged
 from penstock.clock import from_datetime
+from penstock.errors import Refused
 from penstock.events import erase, query, replay, replays
 from penstock.events.deps import Deps
-from penstock.events.refusal import Refused
 from penstock.events.replay_models import (
     EventReplayed,
     EventReplayIn,

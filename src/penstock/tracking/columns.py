@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from penstock.errors import Refused
 from penstock.tracking.carriers.base import Spec
 from penstock.tracking.intake import prepare
 from penstock.tracking.models import ShipmentIn
-from penstock.tracking.refusal import Refused
 from penstock.tracking.sheet import Fault, Place, Row, delimiter_of, read
 from penstock.tracking.shipments import NewShipment
 

@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from penstock.errors import SecretBoxError
+from penstock.errors import Refused, SecretBoxError
 from penstock.secretbox import SecretBox
 from penstock.storage import Tx, sql
 from penstock.tracking.budgets import DAY, pace
 from penstock.tracking.carriers.base import Budget, Credential, Spec
-from penstock.tracking.refusal import Refused
 from penstock.work import circuit, lanes
 
 CHECK: Final = "shipment_check"  # the kind of work that asks carriers

@@ -16,14 +16,13 @@ from functools import partial
 from typing import Any, Final
 
 from penstock.clock import SECOND
-from penstock.errors import NotFound
+from penstock.errors import NotFound, Refused
 from penstock.ids import HIGHEST, new_id
 from penstock.storage import Database, Tx, sql
 from penstock.storage.retention import Rule, batches
 from penstock.tracking import columns, shipments
 from penstock.tracking.columns import Head
 from penstock.tracking.credentials import Credentials
-from penstock.tracking.refusal import Refused
 from penstock.tracking.sheet import MOST_BYTES, Fault, Place, Row, read
 from penstock.tracking.shipments import NewShipment
 from penstock.tracking.views import iso

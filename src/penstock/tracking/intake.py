@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from penstock.errors import Refused
 from penstock.tracking import numbers
 from penstock.tracking.carriers.base import Spec
 from penstock.tracking.models import ShipmentIn
 from penstock.tracking.numbers import NumberRefused
-from penstock.tracking.refusal import Refused
 from penstock.tracking.shipments import NewShipment
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.api.problems import Problem
-from penstock.tracking.refusal import Refused
+from penstock.errors import Refused
 
 
 def problem_of(refused: Refused) -> Problem:

@@ -13,6 +13,7 @@ from penstock.api.context import Caller, requires
 from penstock.api.paging import Items, Paged
 from penstock.api.routing import router
 from penstock.clock import from_datetime
+from penstock.errors import Refused
 from penstock.storage import Tx
 from penstock.tracking import (
     intake,
@@ -25,7 +26,6 @@ from penstock.tracking import (
 from penstock.tracking.deps import Deps
 from penstock.tracking.models import ShipmentIn, ShipmentPatch
 from penstock.tracking.problems import problem_of
-from penstock.tracking.refusal import Refused
 from penstock.tracking.shapes import ShipmentDetail, ShipmentView, State
 from penstock.tracking.status import Status
 

@@ -11,7 +11,7 @@ from penstock.api.auth import DEFAULT_ACCOUNT, Principal
 from penstock.api.context import Caller, requires
 from penstock.api.problems import Problem
 from penstock.clock import to_iso
-from penstock.errors import NotFound
+from penstock.errors import NotFound, Refused
 from penstock.storage import Tx
 from penstock.tracking import circuits, numbers
 from penstock.tracking.credentials import lane_of
@@ -19,7 +19,6 @@ from penstock.tracking.deps import Deps
 from penstock.tracking.models import CircuitIn, CredentialsIn, DetectIn
 from penstock.tracking.numbers import NumberRefused
 from penstock.tracking.problems import problem_of
-from penstock.tracking.refusal import Refused
 from penstock.tracking.shapes import (
     Budget,
     Candidate,

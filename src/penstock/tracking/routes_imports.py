@@ -14,12 +14,12 @@ from penstock.api.context import Caller, of, requires
 from penstock.api.multipart import FormFile
 from penstock.api.paging import Items, Paged
 from penstock.api.problems import Problem
+from penstock.errors import Refused
 from penstock.storage import Database
 from penstock.tracking import columns, imports
 from penstock.tracking.deps import Deps
 from penstock.tracking.models import Carrier
 from penstock.tracking.problems import problem_of
-from penstock.tracking.refusal import Refused
 from penstock.tracking.shapes import ImportView, RowError
 from penstock.tracking.sheet import Fault, ToUtf8
 
