@@ -28,7 +28,7 @@ test: .venv/.dev ## style, types, layers and every test (ARGS="-k delivery")
 	@$(PYTEST) -n 3 --dist worksteal $(ARGS)
 
 test-infra: .venv/.dev .venv/.infra ## Terraform on an emulator, scanned; the packages started (minutes)
-	@! command -v $(LAMBDA_PYTHON) > /dev/null || $(MAKE) --no-print-directory package .venv/.lambda
+	@! $(LAMBDA_PYTHON) -c '' 2> /dev/null || $(MAKE) --no-print-directory package .venv/.lambda
 	@PENSTOCK_TEST_TOOLS=.venv/infra/bin $(BIN)/python -m pytest -q tests/infra $(ARGS)
 
 lint: .venv/.dev ## style, types and layers alone
@@ -54,7 +54,7 @@ bench: .venv/.dev ## measure the figures of docs/performance.md
 LAMBDA_PYTHON := python3.13
 ARCH := x86_64
 package: ## build the Lambda packages into dist/lambda (ARCH=arm64)
-	@command -v $(LAMBDA_PYTHON) > /dev/null || { \
+	@$(LAMBDA_PYTHON) -c '' 2> /dev/null || { \
 		echo "make package needs Python 3.13, the version that Lambda runs:" >&2; \
 		echo "install it, or name it: make package LAMBDA_PYTHON=/path/to/python3.13" >&2; exit 1; }
 	@$(LAMBDA_PYTHON) infra/lambda/package.py --architecture $(ARCH) $(ARGS)
