@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.client import Api
+from support.ports import reserved
 from support.process import START, Process, Up, run
 from support.receiver import Receiver, Reply
 
@@ -110,9 +110,7 @@ async def test_pushes_are_forwarded_and_answered_as_the_other_side_does(
 async def test_a_forward_that_nobody_takes_is_said(
     api: Api, listening: Callable[..., Any], topic: str
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # so that nobody else gets it: it does not listen
-        closed = taken.getsockname()[1]
+    with reserved() as closed:
         listener = await listening("--events", topic, "--forward", f"http://127.0.0.1:{closed}/")
         await api.send(topic)
         await _until(lambda: "does not answer" in listener.stdout, listener)

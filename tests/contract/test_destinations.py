@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from penstock.events.receivers import Opened, Push, Receiver
 from penstock.mail import Sender, SmtpServer
 from support.awsserver import AwsServer, Error
 from support.mailserver import MailServer
+from support.ports import reserved
 from support.receiver import Receiver as HookServer
 from support.receiver import Reply
 
@@ -320,19 +320,16 @@ async def test_what_the_outbox_keeps_counts_as_delivered(kind: str) -> None:
 async def test_nobody_listens(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    bound = socket.socket()  # which does not listen, and nobody else can take its port
-    bound.bind(("127.0.0.1", 0))
-    port = bound.getsockname()[1]
-    outlets = Outlets(
-        smtp=SmtpServer("127.0.0.1", port),
-        mail_from=Sender("", "penstock@example.com"),
-        sms_by="sns",
-        aws_region="eu-west-1",
-        aws_endpoint_url=f"http://127.0.0.1:{port}",
-    )
     targets = {"email": "ada@example.com", "sms": "+14155552671", "sqs": QUEUE}
     async with AsyncExitStack() as stack:
-        stack.callback(bound.close)
+        port = stack.enter_context(reserved())
+        outlets = Outlets(
+            smtp=SmtpServer("127.0.0.1", port),
+            mail_from=Sender("", "penstock@example.com"),
+            sms_by="sns",
+            aws_region="eu-west-1",
+            aws_endpoint_url=f"http://127.0.0.1:{port}",
+        )
         for each in (outlets, replace(outlets, mail_by="ses")):
             destination = await _destination(stack, kind, each)
             rig = Rig(destination, targets[kind], (), *[lambda: None] * 4, lambda: 0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from email.utils import format_datetime
 from typing import Any
@@ -32,6 +31,7 @@ from penstock.tracking.carriers.base import (
 from penstock.tracking.carriers.http import carrier_session
 from penstock.tracking.carriers.registry import CARRIERS
 from support.carriers import HTML, SECRET, SPOKEN, Call, CarrierServer, Reply, Spoken
+from support.ports import reserved
 
 pytestmark = pytest.mark.anyio
 
@@ -356,9 +356,8 @@ async def test_a_carrier_that_does_not_answer_in_time(
 async def test_a_carrier_that_nobody_answers_for(
     name: str, session: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens to it
-        carrier = made_for(name, f"http://127.0.0.1:{taken.getsockname()[1]}", session, clock)
+    with reserved() as port:
+        carrier = made_for(name, f"http://127.0.0.1:{port}", session, clock)
         answer = await ask(carrier)
     await carrier.close()
     assert isinstance(answer, Unavailable), answer

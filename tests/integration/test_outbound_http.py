@@ -29,6 +29,7 @@ from penstock.events.http import (
     check_headers,
     outbound_session,
 )
+from support.ports import reserved
 
 pytestmark = pytest.mark.anyio
 
@@ -411,9 +412,7 @@ async def test_a_name_without_address() -> None:
 
 
 async def test_a_closed_port() -> None:
-    with socket.socket() as closed:  # nobody listens, and nobody else can
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+    with reserved() as port:
         got = failure(await push(f"http://127.0.0.1:{port}/"), "connection_refused")
     assert got.address == f"127.0.0.1:{port}"
 

@@ -11,14 +11,6 @@ import time
 from pathlib import Path
 
 
-def _threads(pid: int | str) -> list[Path]:
-    """The folders of the process's threads; none where it has ended."""
-    try:
-        return list(Path(f"/proc/{pid}/task").iterdir())
-    except (FileNotFoundError, ProcessLookupError):  # Path.glob raises them too
-        return []
-
-
 def _read(file: Path) -> str:
     """The file, or nothing where its process or thread has ended."""
     try:
@@ -28,7 +20,7 @@ def _read(file: Path) -> str:
 
 
 def _threads(pid: int | str) -> list[Path]:
-    """Their folders. Not by `glob`, which fails where the process ends while it looks."""
+    """Their folders; none where it has ended. `glob` would fail if it ends meanwhile."""
     try:
         return list(Path(f"/proc/{pid}/task").iterdir())
     except (FileNotFoundError, ProcessLookupError):

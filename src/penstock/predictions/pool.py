@@ -92,14 +92,12 @@ class Pool:
         return answer
 
     async def _call(self, function: Any, *args: Any) -> Any:
-        return await _shielded(
-            asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
-        )
+        return await _shielded(self._threads.submit(function, *args))
 
     async def _begin(self) -> _Child:
         beginning = self._threads.submit(_Child)
         try:
-            return await _shielded(asyncio.wrap_future(beginning))
+            return await _shielded(beginning)
         except asyncio.CancelledError:
             # It begins all the same, and nobody else would end it.
             beginning.add_done_callback(_end)
@@ -166,7 +164,8 @@ class _Child:
         return f"the process that did the work ended with {how}"
 
 
-async def _shielded(future: asyncio.Future[T]) -> T:
+async def _shielded(work: Future[T]) -> T:
+    future = asyncio.wrap_future(work)
     # If nobody waits any more, nobody need hear how it ended.
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(future)
